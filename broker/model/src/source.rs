@@ -1,0 +1,126 @@
+//! Sources as people see them: one configured, running subscription each.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::names::SourceName;
+use crate::queue::StoreError;
+
+/// What a source's protocol can do; what it cannot is documented, counted, and left out of the contract tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The upstream keeps a message until it is acknowledged.
+    pub acknowledges: bool,
+    /// The upstream gives an unacknowledged message again.
+    pub replays: bool,
+    /// Messages have positions in an order, and are acknowledged up to one.
+    pub ordered: bool,
+}
+
+/// Where a source stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceState {
+    /// Waits for a function list before it may take anything.
+    WaitingForFunctions,
+    /// Tries to reach its upstream.
+    Connecting,
+    /// Connected; subscribed to whatever is wanted, which may be nothing.
+    Connected,
+    /// Held by an operator.
+    Paused,
+    /// Stopping or stopped.
+    Stopped,
+}
+
+impl SourceState {
+    /// The name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SourceState::WaitingForFunctions => "waiting-for-functions",
+            SourceState::Connecting => "connecting",
+            SourceState::Connected => "connected",
+            SourceState::Paused => "paused",
+            SourceState::Stopped => "stopped",
+        }
+    }
+}
+
+/// What became of the messages a source received in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// Messages read from the upstream.
+    pub received: u64,
+    /// Of them, made into invocations.
+    pub accepted: u64,
+    /// Nobody wanted them.
+    pub unmatched: u64,
+    /// Received before.
+    pub duplicate: u64,
+    /// Not taken, given back to the upstream.
+    pub refused: u64,
+    /// Could not be understood; kept as dead letters.
+    pub quarantined: u64,
+    /// Known to be lost on the way to us (a lower bound), where the protocol has no acknowledgement.
+    pub dropped: u64,
+}
+
+/// A time without a connection, over which a source without replay may have missed messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// From when.
+    pub from: Timestamp,
+    /// Until when; `None` while it lasts.
+    pub until: Option<Timestamp>,
+}
+
+/// One source, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Its name in the configuration.
+    pub name: SourceName,
+    /// Its kind (`nats`).
+    pub kind: &'static str,
+    /// What its protocol can do.
+    pub capabilities: Capabilities,
+    /// Where it stands.
+    pub state: SourceState,
+    /// Since when it stands there.
+    pub since: Timestamp,
+    /// What it listens to now, for people.
+    pub subscriptions: Vec<String>,
+    /// When the last message came.
+    pub last_event_at: Option<Timestamp>,
+    /// How far it is behind its upstream, in messages, where the upstream says so.
+    pub lag: Option<u64>,
+    /// What became of its messages.
+    pub counts: SourceCounts,
+    /// The last thing that went wrong, and when.
+    pub last_error: Option<(Timestamp, String)>,
+    /// The topics most often received that nobody wanted, with their counts.
+    pub unmatched_topics: Vec<(String, u64)>,
+    /// The latest times without a connection, oldest first.
+    pub disconnected: Vec<Interval>,
+    /// All time without a connection in this process.
+    pub disconnected_for: Duration,
+}
+
+/// The running sources, as an operator reaches them.
+#[async_trait]
+pub trait Sources: Send + Sync {
+    /// All of them, by name.
+    fn list(&self) -> Vec<SourceStatus>;
+
+    /// Holds a source's intake; durable. `false` when there is no such source.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot remember it.
+    async fn pause(&self, name: &SourceName) -> Result<bool, StoreError>;
+
+    /// Lets it run again; durable. `false` when there is no such source.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot remember it.
+    async fn resume(&self, name: &SourceName) -> Result<bool, StoreError>;
+}
