@@ -175,10 +175,10 @@ impl AttemptHistory {
             return;
         }
         self.last.push_back(attempt);
-        if self.last.len() > Self::LAST {
-            if let Some(gone) = self.last.pop_front() {
-                *self.dropped.entry(gone.outcome.class()).or_default() += 1;
-            }
+        if self.last.len() > Self::LAST
+            && let Some(gone) = self.last.pop_front()
+        {
+            *self.dropped.entry(gone.outcome.class()).or_default() += 1;
         }
     }
 

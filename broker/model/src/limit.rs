@@ -112,11 +112,11 @@ impl ConcurrencyLimit {
 
     /// The gateway lists no ready replica: the next delivery is a wake call, alone.
     pub fn asleep(&mut self) {
-        if let Kind::Adaptive(adaptive) = &mut self.kind {
-            if adaptive.awake {
-                *adaptive =
-                    Adaptive { limit: 1, awake: false, round: adaptive.round + 1, successes: 0, ..*adaptive };
-            }
+        if let Kind::Adaptive(adaptive) = &mut self.kind
+            && adaptive.awake
+        {
+            *adaptive =
+                Adaptive { limit: 1, awake: false, round: adaptive.round + 1, successes: 0, ..*adaptive };
         }
     }
 
