@@ -1,0 +1,35 @@
+# `make demo` shows Evoke at work; `make test` runs every check. Both install what they need.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint quick soak bench tools
+
+help: ## what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: ## a gateway, functions, the broker and things to try, on this machine
+	@tests/prepare build
+	cargo run --quiet --locked -p broker-server -- demo
+
+test: ## every test, against the real servers
+	@tests/prepare test
+	cargo build --locked -p broker-server
+	cargo test --locked --workspace
+
+lint: ## formatting, lints, documentation warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+quick: ## the rules only, in seconds
+	cargo test --locked
+
+soak: ## the crash test for hours (SOAK_ROUNDS, default 2000)
+	@tests/prepare test
+	cargo build --locked -p broker-server
+	EVOKE_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} cargo test --locked -p e2e --test it -- --nocapture crash
+
+bench: ## the figures, each beside its limit (JSON and a Markdown table in target/bench)
+	@tests/prepare build
+	cargo build --locked --release -p broker-server -p bench
+	target/release/bench
