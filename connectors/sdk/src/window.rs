@@ -1,0 +1,240 @@
+//! Many messages on their way into custody at once.
+//!
+//! One message at a time would run at the rate of single syncs; a window keeps many in flight and tells the source, as
+//! receipts come, which of them the upstream may forget.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use broker_model::intake::Quarantined;
+use broker_model::{Backoff, Event, EventSink, Jitter, Receipt, Refusal, Retry};
+
+use crate::health::Health;
+use crate::source::SourceContext;
+use crate::tracker::{Order, Ticket, Tracker, WindowLimits};
+
+/// What a message came to. `token` is what the source gave with it: a delivery tag, an offset, nothing.
+#[derive(Debug)]
+pub enum Resolved<A> {
+    /// It is in the broker's custody: the upstream may forget it.
+    Taken {
+        /// The source's own.
+        token: A,
+        /// The broker's word.
+        receipt: Receipt,
+    },
+    /// It was not taken: give it back to the upstream, which should not offer it again before `after`.
+    GiveBack {
+        /// The source's own.
+        token: A,
+        /// The wait.
+        after: Duration,
+        /// The broker's word.
+        refusal: Refusal,
+    },
+    /// It will never be taken, however often it is offered.
+    Never {
+        /// The source's own.
+        token: A,
+        /// The broker's word.
+        refusal: Refusal,
+    },
+}
+
+/// Publishes concurrently, within bounds, and resolves as receipts come: in any order, or up to what is contiguous.
+///
+/// Publishing goes on only while [`AckWindow::next`] is awaited; await it in the same `select!` as the upstream. Dropped,
+/// it drops what is in flight: each of those was accepted whole or not at all, and none was acknowledged.
+pub struct AckWindow<A> {
+    events: Arc<dyn EventSink>,
+    health: Health,
+    tracker: Tracker<Resolved<A>>,
+    publishing: FuturesUnordered<BoxFuture<'static, (Ticket, Resolved<A>)>>,
+    resolved: VecDeque<Resolved<A>>,
+    on_refusal: OnRefusal,
+    refused_in_a_row: u32,
+    closing: CancellationToken,
+}
+
+/// What to do with a refused message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnRefusal {
+    /// The upstream takes it back and offers it again.
+    GiveBack,
+    /// The upstream cannot: it stays in the window, which fills and so pushes back, and is tried again.
+    Hold,
+}
+
+/// How a refused message waits.
+const AGAIN: Backoff =
+    Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5), jitter: Jitter::Equal };
+
+impl<A: Send + 'static> AckWindow<A> {
+    /// For upstreams that acknowledge each message by itself and take one back: a refused message is given back.
+    pub fn unordered(ctx: &SourceContext, limits: WindowLimits) -> Self {
+        Self::new(ctx, Order::Any, OnRefusal::GiveBack, limits)
+    }
+
+    /// For upstreams that acknowledge up to a position: a message resolves once all before it on its lane are settled, and
+    /// a refused one is held and tried again, because nothing behind it could be acknowledged anyway.
+    pub fn ordered(ctx: &SourceContext, limits: WindowLimits) -> Self {
+        Self::new(ctx, Order::InLane, OnRefusal::Hold, limits)
+    }
+
+    /// Holds refused messages instead of giving them back, for upstreams that cannot take one back.
+    #[must_use]
+    pub fn holding(mut self) -> Self {
+        self.on_refusal = OnRefusal::Hold;
+        self
+    }
+
+    fn new(ctx: &SourceContext, order: Order, on_refusal: OnRefusal, limits: WindowLimits) -> Self {
+        AckWindow {
+            events: ctx.events.clone(),
+            health: ctx.health.clone(),
+            tracker: Tracker::new(order, limits),
+            publishing: FuturesUnordered::new(),
+            resolved: VecDeque::new(),
+            on_refusal,
+            refused_in_a_row: 0,
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Whether a message of so many bytes may be published now. At `false`, stop reading from the upstream.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.tracker.has_room(bytes as u64)
+    }
+
+    /// Messages in flight, those included that are settled and wait for others before them.
+    pub fn in_flight(&self) -> usize {
+        self.tracker.messages()
+    }
+
+    /// Begins to publish an event. `token` comes back when it resolves.
+    pub fn publish(&mut self, event: Event, token: A) {
+        self.publish_on(0, event, token);
+    }
+
+    /// As [`AckWindow::publish`], on a lane (a partition) of its own. Lanes mean nothing to an unordered window.
+    pub fn publish_on(&mut self, lane: u64, event: Event, token: A) {
+        self.begin(lane, weight(&event), Message::Event(event), token);
+    }
+
+    /// Begins to put a message into custody that could not be read.
+    pub fn quarantine(&mut self, message: Quarantined, token: A) {
+        self.quarantine_on(0, message, token);
+    }
+
+    /// As [`AckWindow::quarantine`], on a lane of its own.
+    pub fn quarantine_on(&mut self, lane: u64, message: Quarantined, token: A) {
+        let weight = message.raw.len() + message.headers.bytes();
+        self.begin(lane, weight, Message::Unreadable(message), token);
+    }
+
+    /// Waits for the next message to resolve; `None` when nothing is in flight. Safe to cancel.
+    pub async fn next(&mut self) -> Option<Resolved<A>> {
+        loop {
+            if let Some(resolved) = self.resolved.pop_front() {
+                return Some(self.counted(resolved));
+            }
+            let (ticket, resolved) = self.publishing.next().await?;
+            self.resolved.extend(self.tracker.settle(ticket, resolved));
+        }
+    }
+
+    /// Ends the waits of held messages: from here on a refused one is given back at once. What is being published goes on.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    fn begin(&mut self, lane: u64, weight: usize, message: Message, token: A) {
+        self.health.received(1);
+        let ticket = self.tracker.begin(lane, weight as u64);
+        let events = self.events.clone();
+        let on_refusal = self.on_refusal;
+        let closing = self.closing.clone();
+        self.publishing.push(Box::pin(async move {
+            let outcome = offer(&*events, message, on_refusal, &closing).await;
+            let resolved = match outcome {
+                Ok(receipt) => Resolved::Taken { token, receipt },
+                Err(refusal) => match refusal.retry() {
+                    Retry::Never => Resolved::Never { token, refusal },
+                    Retry::Soon => Resolved::GiveBack { token, after: Duration::ZERO, refusal },
+                    Retry::After(after) => Resolved::GiveBack { token, after, refusal },
+                },
+            };
+            (ticket, resolved)
+        }));
+    }
+
+    /// Counts what becomes of a message, and makes the wait longer the longer nothing is taken.
+    fn counted(&mut self, mut resolved: Resolved<A>) -> Resolved<A> {
+        match &mut resolved {
+            Resolved::Taken { .. } => self.refused_in_a_row = 0,
+            Resolved::GiveBack { after, .. } => {
+                self.health.refused(1);
+                self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+                *after = AGAIN.wait(self.refused_in_a_row, rand::random()).max(*after);
+            }
+            Resolved::Never { .. } => self.health.refused(1),
+        }
+        resolved
+    }
+}
+
+/// What is on its way.
+enum Message {
+    Event(Event),
+    Unreadable(Quarantined),
+}
+
+/// Offers a message until it is taken, will never be, or is to be given back.
+async fn offer(
+    events: &dyn EventSink,
+    message: Message,
+    on_refusal: OnRefusal,
+    closing: &CancellationToken,
+) -> Result<Receipt, Refusal> {
+    let mut refusals = 0;
+    loop {
+        // The clone is cheap: the body and header values are shared.
+        let refusal = match &message {
+            Message::Event(event) => events.publish(event.clone()).await,
+            Message::Unreadable(message) => events.quarantine(message.clone()).await,
+        };
+        let refusal = match refusal {
+            Ok(receipt) => return Ok(receipt),
+            Err(refusal) => refusal,
+        };
+        let at_least = match refusal.retry() {
+            Retry::Never => return Err(refusal),
+            Retry::Soon => Duration::ZERO,
+            Retry::After(wait) => wait,
+        };
+        if on_refusal == OnRefusal::GiveBack {
+            return Err(refusal);
+        }
+        refusals += 1;
+        let wait = AGAIN.wait(refusals, rand::random()).max(at_least);
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return Err(refusal),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// What an event weighs against the window's bound on bytes.
+fn weight(event: &Event) -> usize {
+    event.body.len() + event.headers.bytes() + event.topic.as_str().len()
+}
+
+#[cfg(test)]
+mod tests;
