@@ -22,6 +22,9 @@ pub struct Inputs<'a> {
     pub environment: Option<&'a BTreeMap<String, String>>,
     /// What the command line sets, a later one over an earlier one.
     pub overrides: &'a [Override],
+    /// What others find wrong, such as connectors in their settings: asked with what could be read, so that their
+    /// problems stand in the same list as all others.
+    pub also: Option<&'a dyn Fn(&Config) -> Vec<Problem>>,
 }
 
 /// A configuration file's content.
@@ -92,6 +95,7 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Invalid> {
     findings.report_unknown();
     check::check(&config, &mut findings);
     problems.append(&mut findings.problems);
+    problems.extend(inputs.also.iter().flat_map(|also| also(&config)));
     match Invalid::from_problems(problems) {
         Some(invalid) => Err(invalid),
         None => Ok(Loaded { config, leaves: findings.leaves, notes }),

@@ -28,6 +28,7 @@ impl Given<'_> {
             file: self.file.map(|(name, text)| File { name: Path::new(name), text }),
             environment: Some(&environment),
             overrides: &overrides,
+            also: None,
         })
     }
 
