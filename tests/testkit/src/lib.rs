@@ -1,1 +1,14 @@
-//! Placeholder front page.
+//! What Evoke's tests share.
+//!
+//! * [`time`]: a clock that tests hold, jump and let run, and [`time::eventually`] for everything that takes a moment;
+//! * [`contract`]: what a port means, written once as tests that every implementation must pass;
+//! * [`reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
+//!   for simulated hours;
+//! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen.
+//!
+//! Nothing here is linked into the product.
+
+pub mod contract;
+pub mod process;
+pub mod reference;
+pub mod time;

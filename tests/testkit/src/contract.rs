@@ -1,0 +1,3 @@
+//! What the ports mean, as tests: written once, passed by every implementation.
+
+pub mod store;
