@@ -35,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("testkit", &["broker-model", "connectors-sdk", "broker-demo-gateway"]),
     ("e2e", &[]),
-    ("bench", &[]),
+    ("bench", &["broker-demo-gateway"]),
 ];
 
 /// Crates that only tests may import.

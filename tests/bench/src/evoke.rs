@@ -1,0 +1,267 @@
+//! The process that is measured: the real binary, configured by a file, spoken to over HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Bench;
+use crate::generator::Load;
+
+/// From its start until it is ready and has listed the functions.
+const START: Duration = Duration::from_secs(30);
+
+/// From SIGTERM to its end; longer than its own grace period.
+const STOP: Duration = Duration::from_secs(40);
+
+/// Until the last settlements are counted, once every call has arrived.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// What is not as built in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    /// Deliveries to one function at once; adaptive when `None`.
+    pub(crate) concurrency: Option<usize>,
+    /// Whether each settled call writes its line to the log.
+    pub(crate) log_calls: bool,
+}
+
+impl Settings {
+    /// The whole configuration. JSON, which YAML contains.
+    fn configuration(self, front: SocketAddr, metrics: SocketAddr, gateway: &str, data: &Path) -> Value {
+        let mut configuration = json!({
+            "listen": { "http": front, "metrics": metrics },
+            "gateway": { "url": gateway },
+            "store": { "embedded": { "path": data } },
+            "log": { "calls": self.log_calls },
+        });
+        if let Some(concurrency) = self.concurrency {
+            configuration["delivery"] = json!({ "concurrency": concurrency });
+        }
+        configuration
+    }
+}
+
+/// A running broker with an empty data directory of its own. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Evoke {
+    /// Its id.
+    pub(crate) process: u32,
+    address: SocketAddr,
+    dir: PathBuf,
+    child: Child,
+}
+
+/// What it counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ledger {
+    pub(crate) accepted: u64,
+    pub(crate) completed: u64,
+    pub(crate) held: u64,
+    pub(crate) dead: u64,
+    pub(crate) drift: i64,
+    /// Syncs of its journal.
+    pub(crate) commits: u64,
+}
+
+impl Evoke {
+    /// Starts it beside the functions of this bench, and waits until it is ready and knows them. `None` where only the
+    /// limits are measured.
+    pub(crate) async fn start(bench: &Bench, settings: Settings) -> Result<Option<Evoke>> {
+        let Some(binary) = &bench.evoke else { return Ok(None) };
+        let dir = tempfile::Builder::new().prefix("evoke-").tempdir_in(&bench.dir)?.keep();
+        let (front, metrics) = free_addresses()?;
+        let configuration = settings.configuration(front, metrics, &bench.functions.url(), &dir.join("data"));
+        let file = dir.join("evoke.yaml");
+        std::fs::write(&file, configuration.to_string()).context("writing its configuration")?;
+        let log = std::fs::File::create(dir.join("log")).context("making its log")?;
+        let child = Command::new(binary)
+            .args(["serve", "--config"])
+            .arg(&file)
+            // Variables of this shell must not configure what is measured.
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let process = child.id().context("it ended at once")?;
+        let mut evoke = Evoke { process, address: front, dir, child };
+        match timeout(START, evoke.ready()).await {
+            Ok(Ok(())) => Ok(Some(evoke)),
+            Ok(Err(error)) => Err(error.context(evoke.last_words())),
+            Err(_) => Err(anyhow!("evoke is not ready within {START:?}").context(evoke.last_words())),
+        }
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("evoke ended before it was ready: {status}");
+            }
+            // Refused until it listens, 503 until the store is open.
+            if let Ok((StatusCode::OK, _)) = self.call(Method::GET, "/readyz").await {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        loop {
+            let (status, function) = self.call(Method::GET, "/v1/functions/noop").await?;
+            if status == StatusCode::OK && function["listed"] == true {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The end of its log, for whoever has to find out.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        format!("its log ends:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+    }
+
+    /// Posts to its front.
+    pub(crate) fn load(&self, connections: usize) -> Load {
+        Load {
+            address: self.address,
+            path: "/async-function/noop",
+            expected: StatusCode::ACCEPTED,
+            connections,
+        }
+    }
+
+    /// Its front.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Holds the deliveries to the function that does nothing.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        self.order("/v1/functions/noop/pause").await
+    }
+
+    /// Lets them go.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        self.order("/v1/functions/noop/resume").await
+    }
+
+    async fn order(&self, path: &str) -> Result<()> {
+        let (status, answer) = self.call(Method::POST, path).await?;
+        ensure!(status.is_success(), "{path} answered {status}: {answer}");
+        Ok(())
+    }
+
+    /// Its counts at this moment.
+    pub(crate) async fn ledger(&self) -> Result<Ledger> {
+        let (status, info) = self.call(Method::GET, "/v1/info").await?;
+        ensure!(status == StatusCode::OK, "/v1/info answered {status}: {info}");
+        let durability = &info["store"]["durability"];
+        ensure!(
+            durability == "fsync",
+            "a 202 of this store means {durability}, not fsync: its rate is no figure"
+        );
+        let count = |part: &str, name: &str| {
+            info[part][name].as_u64().with_context(|| format!("no {part}.{name} in /v1/info: {info}"))
+        };
+        Ok(Ledger {
+            accepted: count("ledger", "accepted")?,
+            completed: count("ledger", "completed")?,
+            held: count("ledger", "held")?,
+            dead: count("ledger", "dead")?,
+            drift: info["ledger"]["drift"].as_i64().context("no ledger.drift in /v1/info")?,
+            commits: count("store", "commits")?,
+        })
+    }
+
+    /// Makes sure that exactly this many were accepted and that all of them completed.
+    pub(crate) async fn all_completed(&self, calls: u64) -> Result<()> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let ledger = self.ledger().await?;
+            if (ledger.completed, ledger.held) == (calls, 0) {
+                ensure!(
+                    ledger.accepted == calls && ledger.dead == 0 && ledger.drift == 0,
+                    "{calls} calls, but {ledger:?}"
+                );
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{calls} calls arrived, but {SETTLE:?} later {ledger:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends it as a supervisor would, and removes what it wrote.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let process = i32::try_from(self.process).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(process, Signal::TERM).context("sending SIGTERM to evoke")?;
+        let ended = timeout(STOP, self.child.wait()).await;
+        let status =
+            ended.with_context(|| format!("evoke did not end within {STOP:?}; {}", self.last_words()))??;
+        ensure!(status.success(), "evoke ended with {status}; {}", self.last_words());
+        std::fs::remove_dir_all(&self.dir).context("removing what evoke wrote")
+    }
+
+    async fn call(&self, method: Method, path: &str) -> Result<(StatusCode, Value)> {
+        let exchange = async {
+            let stream = TcpStream::connect(self.address).await?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            let connection = tokio::spawn(connection);
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header(HOST, self.address.to_string())
+                .body(Empty::<Bytes>::new())?;
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            drop(sender);
+            connection.await??;
+            Ok::<_, anyhow::Error>((status, serde_json::from_slice(&body).unwrap_or_default()))
+        };
+        timeout(Duration::from_secs(10), exchange).await.with_context(|| format!("no answer to {path}"))?
+    }
+}
+
+/// Two addresses on loopback that nobody listened on a moment ago.
+fn free_addresses() -> Result<(SocketAddr, SocketAddr)> {
+    let one = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok((one.local_addr()?, other.local_addr()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_figure_needs_is_configured() {
+        let (front, metrics) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        let configured = |settings: Settings| {
+            settings.configuration(front, metrics, "http://127.0.0.1:3", Path::new("data")).to_string()
+        };
+
+        assert_eq!(
+            configured(Settings::default()),
+            r#"{"listen":{"http":"127.0.0.1:1","metrics":"127.0.0.1:2"},"gateway":{"url":"http://127.0.0.1:3"},"store":{"embedded":{"path":"data"}},"log":{"calls":false}}"#
+        );
+        assert!(
+            configured(Settings { concurrency: Some(64), log_calls: true })
+                .ends_with(r#""log":{"calls":true},"delivery":{"concurrency":64}}"#)
+        );
+    }
+}

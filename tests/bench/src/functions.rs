@@ -1,0 +1,106 @@
+//! Gateway and functions in one process: `noop` counts, `stamp` says how long after it was due each call started.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::time::Instant;
+
+use broker_demo_gateway::{Answer, DemoGateway, Function, Recording};
+
+use crate::helper::{self, Helper};
+use crate::open_loop::read_stamp;
+use crate::schedule::now;
+
+/// Calls that arrived at `stamp`, and nanoseconds from when each was due to its start.
+type Starts = Vec<(u64, u64)>;
+
+/// Plays this part until nobody asks any more.
+pub(crate) fn play() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let starts: Arc<Mutex<Starts>> = Arc::default();
+    let gateway = runtime.block_on(DemoGateway::start([Function::no_op("noop"), stamp(&starts)]))?;
+    helper::answer(gateway.addr(), |question| match question {
+        "noop" => Ok(gateway.call_count("noop").into()),
+        "started" => Ok(starts.lock().unwrap_or_else(PoisonError::into_inner).len().into()),
+        "starts" => {
+            let taken = std::mem::take(&mut *starts.lock().unwrap_or_else(PoisonError::into_inner));
+            Ok(serde_json::to_value(taken)?)
+        }
+        other => bail!("nobody answers {other:?}"),
+    })
+}
+
+fn stamp(starts: &Arc<Mutex<Starts>>) -> Function {
+    let starts = Arc::clone(starts);
+    Function::answering("stamp", move |call| {
+        let now = now();
+        let answer = match read_stamp(&call.body) {
+            Some((n, due)) => {
+                let start = (n, now.saturating_sub(due));
+                starts.lock().unwrap_or_else(PoisonError::into_inner).push(start);
+                Answer::status(200)
+            }
+            None => Answer::status(400),
+        };
+        async move { answer }
+    })
+    .recording(Recording::CountOnly)
+}
+
+impl Helper {
+    /// How often `noop` was called so far.
+    pub(crate) async fn noop_calls(&self) -> Result<u64> {
+        self.ask("noop").await
+    }
+
+    /// How many calls `stamp` holds the starts of.
+    pub(crate) async fn started(&self) -> Result<u64> {
+        self.ask("started").await
+    }
+
+    /// When the calls of `stamp` started since this was asked last, in nanoseconds after they were due. A call that
+    /// came twice counts when it came first.
+    pub(crate) async fn take_starts(&self) -> Result<HashMap<u64, u64>> {
+        let starts: Starts = self.ask("starts").await?;
+        let mut first = HashMap::with_capacity(starts.len());
+        for (n, after) in starts {
+            first.entry(n).and_modify(|known: &mut u64| *known = after.min(*known)).or_insert(after);
+        }
+        Ok(first)
+    }
+
+    /// Its base URL, for a configuration.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// Posts directly to a function go to this path.
+pub(crate) const STAMP: &str = "/function/stamp";
+
+/// The path of the function that does nothing.
+pub(crate) const NOOP: &str = "/function/noop";
+
+/// Waits until `count` says so many, for as long as it grows.
+pub(crate) async fn wait_for(
+    wanted: u64,
+    patience: Duration,
+    count: impl AsyncFn() -> Result<u64>,
+) -> Result<()> {
+    let mut seen = count().await?;
+    let mut deadline = Instant::now() + patience;
+    while seen < wanted {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let now = count().await?;
+        if now > seen {
+            // As long as something comes, it is waited for.
+            deadline = Instant::now() + patience;
+        } else if Instant::now() > deadline {
+            bail!("{seen} of {wanted} calls arrived, and then none for {patience:?}");
+        }
+        seen = now;
+    }
+    Ok(())
+}
