@@ -24,8 +24,9 @@ pub mod window;
 
 pub use broker_model::source::{Capabilities, Interval, SourceCounts, SourceState, SourceStatus, Sources};
 pub use broker_model::{
-    Backoff, Clock, DedupKey, Demand, Event, EventSink, Fingerprint, Headers, InvocationQueue, Jitter,
-    Receipt, Refusal, Retry, SourceName, StoreError, Timestamp, Topic, TopicPattern, Wildcards,
+    Backoff, Clock, DedupKey, Demand, Event, EventSink, Fingerprint, FunctionName, Headers, InvocationId,
+    InvocationQueue, Jitter, Receipt, Refusal, Retry, SourceName, StoreError, Timestamp, Topic, TopicPattern,
+    Wildcards,
 };
 pub use broker_model::{intake::Quarantined, names::NameError, queue::Pausable};
 pub use byte_size::ByteSize;
