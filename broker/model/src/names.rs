@@ -58,6 +58,20 @@ impl FunctionName {
         Ok(FunctionName { full: format!("{name}.{namespace}").into(), dot })
     }
 
+    /// The function of this name and namespace, as [`FunctionName::name`] and [`FunctionName::namespace`] gave them;
+    /// a store reads its own records back with it.
+    ///
+    /// # Errors
+    /// [`NameError`] when the name could not have been read by [`FunctionName::parse`].
+    pub fn from_parts(name: &str, namespace: &str) -> Result<Self, NameError> {
+        check(name, MAX_FUNCTION_NAME, FUNCTION_SET, |c| {
+            c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+        })?;
+        let dot = u16::try_from(name.len())
+            .map_err(|_| NameError::TooLong { length: name.len(), max: MAX_FUNCTION_NAME })?;
+        Ok(FunctionName { full: format!("{name}.{namespace}").into(), dot })
+    }
+
     /// The name without its namespace.
     pub fn name(&self) -> &str {
         &self.full[..usize::from(self.dot)]

@@ -1,0 +1,374 @@
+//! The read side.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use broker_model::attempt::Class;
+use broker_model::ledger::{Filter, LaneStats, Listed, Page, StoreHealth};
+use broker_model::{
+    AttemptHistory, Body, DeadLetter, InvocationId, Ledger, Reason, Record as Entry, State as Standing,
+    StoreError, Timestamp, Totals,
+};
+
+use crate::EmbeddedStore;
+use crate::bodies::{blocking, read_error};
+use crate::queue::{invocation, part_of};
+use crate::record::{self, BodyPlace, How, Record, Standing as MovedStanding};
+use crate::state::{Extra, Moment, call_hash};
+use crate::store::{Core, ReadError, Shared};
+use crate::table::{self, Phase};
+
+/// How many entries are looked at before the lock is given to others.
+const SLICE: usize = 4096;
+
+#[async_trait]
+impl Ledger for EmbeddedStore {
+    fn totals(&self) -> Totals {
+        self.shared.core().state.totals()
+    }
+
+    fn lanes(&self) -> Vec<LaneStats> {
+        let now = self.shared.moment();
+        let mut core = self.shared.core();
+        core.state.promote(now);
+        self.shared.signal(&mut core);
+        let state = &core.state;
+        let mut lanes: Vec<LaneStats> = state
+            .lanes
+            .iter()
+            .map(|lane| LaneStats {
+                lane: lane.lane.clone(),
+                ready: lane.count_ready,
+                retrying: lane.count_retrying,
+                scheduled: lane.count_scheduled,
+                delivering: lane.count_leased,
+                oldest_ready: lane
+                    .ready
+                    .iter()
+                    .find_map(|number| state.table.get(*number).filter(|entry| entry.phase() == Phase::Ready))
+                    .map(|entry| Timestamp::from_millis(entry.millis())),
+            })
+            .filter(|lane| lane.ready + lane.retrying + lane.scheduled + lane.delivering > 0)
+            .collect();
+        lanes.sort_by(|a, b| a.lane.cmp(&b.lane));
+        lanes
+    }
+
+    fn health(&self) -> StoreHealth {
+        let core = self.shared.core();
+        StoreHealth {
+            refusing: core.refusing(),
+            durability: "fsync",
+            disk_bytes: core.disk_bytes(),
+            live_bytes: core.live_bytes(),
+            commits: core.commits,
+            sync_time: core.sync_time,
+            damaged: core.state.damaged,
+            dedup_window: core.state.dedup.window(self.shared.clock.monotonic()),
+        }
+    }
+
+    async fn find(&self, id: InvocationId) -> Result<Option<Entry>, StoreError> {
+        let number = {
+            let core = self.shared.core();
+            core.check_readable()?;
+            match core.state.entry_of(id) {
+                Some((number, _)) => number,
+                None => return Ok(None),
+            }
+        };
+        self.record(number, Bodies::InHand).await
+    }
+
+    async fn list(&self, filter: &Filter, page: &Page) -> Result<Listed, StoreError> {
+        let mut before = match &page.cursor {
+            Some(cursor) => cursor.parse().unwrap_or(0),
+            None => u64::MAX,
+        };
+        let mut listed = Listed::default();
+        let call = filter.call_id.as_ref().map(call_hash);
+        while listed.items.len() < page.limit.max(1) {
+            let (numbers, next) = {
+                let core = self.shared.core();
+                core.check_readable()?;
+                let mut numbers = Vec::new();
+                let mut next = None;
+                for (seen, (number, entry)) in core.state.table.down_from(before).enumerate() {
+                    if seen >= SLICE || listed.items.len() + numbers.len() >= page.limit.max(1) {
+                        next = Some(number + 1);
+                        break;
+                    }
+                    if call.is_none_or(|call| call == entry.call)
+                        && core.may_meet(number, entry, filter, false)
+                    {
+                        numbers.push(number);
+                    }
+                }
+                (numbers, next)
+            };
+            for number in numbers {
+                if let Some(record) = self.record(number, Bodies::ByLocation).await?
+                    && meets(&record, filter, false)
+                {
+                    listed.items.push(record);
+                }
+            }
+            match next {
+                Some(next) => before = next,
+                None => return Ok(listed),
+            }
+            tokio::task::yield_now().await;
+        }
+        listed.next = Some(before.to_string());
+        Ok(listed)
+    }
+
+    async fn dead_letters(&self, filter: &Filter, page: &Page) -> Result<Listed, StoreError> {
+        let mut before = match &page.cursor {
+            Some(cursor) => cursor
+                .split_once('-')
+                .and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)))
+                .unwrap_or((0, 0)),
+            None => (u64::MAX, u64::MAX),
+        };
+        let mut listed = Listed::default();
+        let call = filter.call_id.as_ref().map(call_hash);
+        while listed.items.len() < page.limit.max(1) {
+            let (numbers, next) = {
+                let core = self.shared.core();
+                core.check_readable()?;
+                let mut numbers = Vec::new();
+                let mut next = None;
+                let mut last = before;
+                for (seen, key) in core.state.dead.range(..before).rev().enumerate() {
+                    if seen >= SLICE || listed.items.len() + numbers.len() >= page.limit.max(1) {
+                        next = Some(last);
+                        break;
+                    }
+                    last = *key;
+                    let number = key.1;
+                    let Some(entry) = core.state.table.get(number) else { continue };
+                    if call.is_none_or(|call| call == entry.call)
+                        && core.may_meet(number, entry, filter, true)
+                    {
+                        numbers.push(number);
+                    }
+                }
+                (numbers, next)
+            };
+            for number in numbers {
+                if let Some(record) = self.record(number, Bodies::ByLocation).await?
+                    && meets(&record, filter, true)
+                {
+                    listed.items.push(record);
+                }
+            }
+            match next {
+                Some(next) => before = next,
+                None => return Ok(listed),
+            }
+            tokio::task::yield_now().await;
+        }
+        listed.next = Some(format!("{}-{}", before.0, before.1));
+        Ok(listed)
+    }
+}
+
+impl Core {
+    fn check_readable(&self) -> Result<(), StoreError> {
+        // A failed store still shows what it holds.
+        if self.closing { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// What memory alone can say about a filter.
+    fn may_meet(&self, number: u64, entry: &table::Entry, filter: &Filter, ignore_state: bool) -> bool {
+        let function = filter.function.as_ref().is_none_or(|function| {
+            let lane = self.state.lanes.get(entry.lane);
+            lane.is_some_and(|lane| lane.lane.target.function() == Some(function))
+        });
+        let state = ignore_state || filter.state.is_none_or(|state| state == standing(entry.phase()));
+        let reason = filter.reason.is_none_or(|reason| {
+            let found = self.state.extras.get(&number).map(|extra| usize::from(extra.reason));
+            matches!(entry.phase(), Phase::Dead | Phase::Redriving)
+                && found == Some(record::reason_index(reason))
+        });
+        function && state && reason
+    }
+}
+
+fn meets(record: &Entry, filter: &Filter, ignore_state: bool) -> bool {
+    filter.function.as_ref().is_none_or(|function| record.invocation.target.function() == Some(function))
+        && filter.call_id.as_ref().is_none_or(|call| record.invocation.call_id == *call)
+        && (ignore_state || filter.state.is_none_or(|state| record.state == state))
+        && filter
+            .reason
+            .is_none_or(|reason| record.dead_letter.as_ref().is_some_and(|dead| dead.reason == reason))
+}
+
+fn standing(phase: Phase) -> Standing {
+    match phase {
+        Phase::Ready | Phase::Retrying | Phase::Scheduled => Standing::Waiting,
+        Phase::Leased => Standing::Delivering,
+        Phase::Dead | Phase::Redriving => Standing::Dead,
+        Phase::Completed => Standing::Completed,
+        Phase::Cancelled => Standing::Cancelled,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Bodies {
+    InHand,
+    ByLocation,
+}
+
+impl EmbeddedStore {
+    /// Everything known of one, read from where it stands; `None` when it went meanwhile.
+    async fn record(&self, number: u64, bodies: Bodies) -> Result<Option<Entry>, StoreError> {
+        loop {
+            let Some((entry, extra, now)) = self.snapshot(number) else { return Ok(None) };
+            if extra.is_pending() {
+                // Its last settlement is on its way to disk; it is there in a moment.
+                self.shared.barrier().await?;
+                continue;
+            }
+            let shared = self.shared.clone();
+            match blocking(move || shared.assemble(number, entry, &extra, now, bodies)).await? {
+                Ok(record) => return Ok(Some(record)),
+                // It was copied forward between the look and the read; then it stands elsewhere now.
+                Err(ReadError::Gone)
+                    if self.snapshot(number).is_none_or(|(now, _, _)| now.place != entry.place) => {}
+                Err(error) => return Err(read_error(error)),
+            }
+        }
+    }
+
+    fn snapshot(&self, number: u64) -> Option<(table::Entry, Extra, Moment)> {
+        let now = self.shared.moment();
+        let mut core = self.shared.core();
+        core.state.promote(now);
+        self.shared.signal(&mut core);
+        let entry = *core.state.table.get(number)?;
+        let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
+        Some((entry, extra, now))
+    }
+
+    /// The body of an invocation as it stands in its record.
+    pub(crate) async fn accepted_body(&self, id: InvocationId) -> Result<Option<Body>, StoreError> {
+        let found = self.shared.core().state.entry_of(id).map(|(number, _)| number);
+        let Some(number) = found else { return Ok(None) };
+        Ok(self.record(number, Bodies::InHand).await?.map(|record| record.invocation.body))
+    }
+}
+
+impl Shared {
+    fn assemble(
+        &self,
+        number: u64,
+        entry: table::Entry,
+        extra: &Extra,
+        now: Moment,
+        bodies: Bodies,
+    ) -> Result<Entry, ReadError> {
+        let (record, _) = self.read_record(entry.place)?;
+        let damaged = || ReadError::Damaged(self.segment_path(entry.place.segment));
+        let (acceptance, draft, at) = part_of(&record, entry.part).ok_or_else(damaged)?;
+        let id = self.core().state.id_of(number, entry.millis());
+        let mut invocation = invocation(id, extra.life(), extra.life_began, acceptance, draft, at);
+        if let (Bodies::ByLocation, Body::Inline(bytes)) = (bodies, &invocation.body) {
+            invocation.body = BodyPlace::Record(id).stored(bytes.len() as u64);
+        }
+        let attempts = self.attempts(number, extra)?;
+        let dead_letter = match (extra.end, entry.phase()) {
+            (Some(end), Phase::Dead | Phase::Redriving) => {
+                Some(self.death(id, number, end, extra.ended_at, &record, entry.place)?)
+            }
+            _ => None,
+        };
+        let next_attempt_at = match entry.phase() {
+            Phase::Retrying => {
+                let left = Duration::from_nanos(extra.until).saturating_sub(now.mono);
+                Some(Timestamp::from_nanos(now.wall) + left)
+            }
+            Phase::Scheduled => invocation.due,
+            _ => None,
+        };
+        Ok(Entry {
+            invocation,
+            state: standing(entry.phase()),
+            attempts,
+            interrupted: extra.interrupted,
+            next_attempt_at,
+            ended_at: (!entry.phase().is_held()).then(|| Timestamp::from_nanos(extra.ended_at)),
+            dead_letter,
+        })
+    }
+
+    /// The attempts of this life, as far as they are kept whole, and the counts of the others.
+    pub(crate) fn attempts(&self, number: u64, extra: &Extra) -> Result<AttemptHistory, ReadError> {
+        let mut kept = Vec::with_capacity(extra.attempts.len());
+        let mut last: Option<(table::Place, Record)> = None;
+        for at in &extra.attempts {
+            let record = match last.take() {
+                Some((place, record)) if place == at.place => record,
+                _ => self.read_record(at.place)?.0,
+            };
+            let attempt = match &record {
+                Record::Settled(settled) => match &settled.how {
+                    How::Completed(attempt) | How::Retry { attempt, .. } => Some(attempt.clone()),
+                    How::Dead { attempt, .. } => attempt.clone(),
+                    How::Released { .. } => None,
+                },
+                Record::Moved(moved) => {
+                    let part = moved.parts.iter().find(|part| part.number == number);
+                    part.and_then(|part| part.history.kept().nth(usize::from(at.nth)).cloned())
+                }
+                _ => None,
+            };
+            kept.push(attempt.ok_or_else(|| ReadError::Damaged(self.segment_path(at.place.segment)))?);
+            last = Some((at.place, record));
+        }
+        let counted = extra.dropped.iter().flat_map(|counts| counts.iter().enumerate());
+        let counted =
+            counted.filter(|(_, count)| **count > 0).map(|(class, count)| (Class::ALL[class], *count));
+        Ok(AttemptHistory::from_parts(kept, counted.collect::<Vec<_>>()))
+    }
+
+    /// How it died, from the record that says so.
+    fn death(
+        &self,
+        id: InvocationId,
+        number: u64,
+        end: table::Place,
+        ended_at: u64,
+        own: &Record,
+        own_place: table::Place,
+    ) -> Result<DeadLetter, ReadError> {
+        let (reason, detail) = if end == own_place {
+            death_in(own, number)
+        } else {
+            death_in(&self.read_record(end)?.0, number)
+        }
+        .ok_or_else(|| ReadError::Damaged(self.segment_path(end.segment)))?;
+        Ok(DeadLetter { id, reason, detail, died_at: Timestamp::from_nanos(ended_at) })
+    }
+}
+
+/// What a record says of how a number died.
+pub(crate) fn death_in(record: &Record, number: u64) -> Option<(Reason, Box<str>)> {
+    match record {
+        Record::Accepted(accepted) => accepted.end.clone(),
+        Record::Settled(settled) => match &settled.how {
+            How::Dead { reason, detail, .. } => Some((*reason, detail.clone())),
+            _ => None,
+        },
+        Record::Moved(moved) => {
+            let part = moved.parts.iter().find(|part| part.number == number)?;
+            match &part.standing {
+                MovedStanding::Dead { reason, detail, .. } => Some((*reason, detail.clone())),
+                MovedStanding::Waiting { .. } => None,
+            }
+        }
+        _ => None,
+    }
+}

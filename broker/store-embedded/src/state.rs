@@ -1,0 +1,1087 @@
+//! What the store knows in memory, and how each thing that happens changes it.
+//!
+//! The same rules serve the running store and recovery: recovery calls them with what the journal says, in its order.
+//! Nothing here does I/O or reads a clock.
+//!
+//! A settlement, cancel or removal counts here when it is asked for, and its record follows in the same order. An
+//! acceptance, redrive or pause counts when its record is durable, because an outsider could see it otherwise.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_model::attempt::Class;
+use broker_model::lease::{Tenure, may_settle, wait_after_interruptions};
+use broker_model::queue::{Cancelled, Pausable};
+use broker_model::{
+    Acceptance, AttemptHistory, Body, CallId, InvocationId, Lane, Lease, Origin, Reason, Totals,
+};
+
+use crate::dedup::{Dedup, Waiter};
+use crate::lanes::Lanes;
+use crate::options::{Options, Retention};
+use crate::record::{
+    self, Accepted, BodyFile, BodyPlace, How, KeyRow, Moved, Record, Settled, Small, Standing, nanos,
+};
+use crate::table::{Entry, Phase, Place, Table};
+
+/// One reading of both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// Nanoseconds since 1970.
+    pub(crate) wall: u64,
+    pub(crate) mono: Duration,
+}
+
+/// What only some invocations have: those that ran, or ended.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Extra {
+    /// Lives before this one.
+    pub(crate) lives_before: u32,
+    /// When this life began; 0 for at acceptance.
+    pub(crate) life_began: u64,
+    pub(crate) interrupted: u32,
+    /// A start stands in the journal that no settlement followed yet.
+    pub(crate) started: bool,
+    /// The current lease's token; 0 for none.
+    pub(crate) token: u64,
+    /// While retrying: until when, on the monotonic clock (during recovery: on the wall clock).
+    pub(crate) until: u64,
+    /// During recovery: the wait that was asked for.
+    wait: u64,
+    pub(crate) attempts: Vec<AttemptAt>,
+    /// Middle attempts that are only counted, by class.
+    pub(crate) dropped: Option<Box<[u32; Class::ALL.len()]>>,
+    pub(crate) ended_at: u64,
+    /// The record that says how it died.
+    pub(crate) end: Option<Place>,
+    pub(crate) reason: u8,
+}
+
+impl Extra {
+    pub(crate) fn life(&self) -> u32 {
+        self.lives_before + 1
+    }
+
+    /// Attempts of this life so far.
+    pub(crate) fn made(&self) -> u32 {
+        let dropped: u32 = self.dropped.iter().flat_map(|counts| counts.iter()).sum();
+        self.attempts.len() as u32 + dropped
+    }
+
+    fn push(&mut self, attempt: AttemptAt) {
+        self.attempts.push(attempt);
+        if self.attempts.len() > AttemptHistory::FIRST + AttemptHistory::LAST {
+            let gone = self.attempts.remove(AttemptHistory::FIRST);
+            self.dropped.get_or_insert_default()[usize::from(gone.class)] += 1;
+        }
+    }
+
+    fn has_nothing_to_say(&self) -> bool {
+        self.lives_before == 0 && self.interrupted == 0 && self.attempts.is_empty() && self.end.is_none()
+    }
+
+    /// Something of it is still on its way to disk.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.place.is_pending())
+            || self.end.is_some_and(Place::is_pending)
+    }
+}
+
+/// Where an attempt stands: in a settlement, or the n-th of a moved record's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttemptAt {
+    pub(crate) place: Place,
+    pub(crate) nth: u8,
+    pub(crate) class: u8,
+}
+
+/// What happens in memory when a record is durable.
+#[derive(Debug)]
+pub(crate) enum After {
+    Accepted(NewOnes, Option<Reason>),
+    Started,
+    Settled {
+        number: u64,
+        life: u32,
+        ended: Ended,
+        attempt: bool,
+        then: Vec<NewOnes>,
+    },
+    Cancelled,
+    Redriven {
+        number: u64,
+        life: u32,
+        at: u64,
+    },
+    Removed,
+    Paused {
+        what: Pausable,
+        held: bool,
+    },
+    Moved(Vec<MovedMark>),
+    Keys(Vec<KeyRow>),
+    /// No record: its waiter only wants to know that all before it is durable.
+    Barrier,
+}
+
+/// Invocations on their way to disk.
+#[derive(Debug)]
+pub(crate) struct NewOnes {
+    pub(crate) first: u64,
+    pub(crate) at: u64,
+    pub(crate) acceptance: Arc<Acceptance>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Completed,
+    Not,
+    Dead(Reason),
+}
+
+/// What a move stated of one part, to be told from what happened to it since.
+#[derive(Debug, Clone)]
+pub(crate) struct MovedMark {
+    pub(crate) number: u64,
+    pub(crate) life: u32,
+    /// How many attempts the moved record has.
+    pub(crate) attempts: usize,
+    /// It states how the invocation died.
+    pub(crate) dead: bool,
+}
+
+/// Books a record into the small state, in journal order.
+pub(crate) fn tally(small: &mut Small, after: &After) {
+    let totals = &mut small.totals;
+    let mut new_ones = |totals: &mut Totals, new: &NewOnes| {
+        totals.accepted[new.acceptance.origin.index()] += new.acceptance.drafts.len() as u64;
+        small.next = small.next.max(new.first + new.acceptance.drafts.len() as u64);
+    };
+    match after {
+        After::Accepted(new, end) => {
+            new_ones(totals, new);
+            if let Some(reason) = end {
+                totals.dead[record::reason_index(*reason)] += new.acceptance.drafts.len() as u64;
+            }
+        }
+        After::Settled { ended, then, .. } => {
+            then.iter().for_each(|new| new_ones(totals, new));
+            match ended {
+                Ended::Completed => totals.completed += 1,
+                Ended::Dead(reason) => totals.dead[record::reason_index(*reason)] += 1,
+                Ended::Not => {}
+            }
+        }
+        After::Cancelled => totals.cancelled += 1,
+        After::Redriven { .. } => totals.redriven += 1,
+        After::Removed => totals.removed += 1,
+        After::Paused { what, held } => {
+            small.paused.retain(|paused| paused != what);
+            if *held {
+                small.paused.push(what.clone());
+            }
+        }
+        After::Started | After::Moved(_) | After::Keys(_) | After::Barrier => {}
+    }
+}
+
+/// One segment's bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Space {
+    /// On disk.
+    pub(crate) len: u64,
+    /// Of invocations that wait, run or are dead.
+    pub(crate) live: u64,
+    /// Of invocations that ended and can still be looked up.
+    pub(crate) retained: u64,
+    /// How many invocations have their record here.
+    pub(crate) entries: u64,
+}
+
+/// A claimed invocation, before its record is read.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) lease: Lease,
+    pub(crate) number: u64,
+    pub(crate) entry: Entry,
+    pub(crate) made: u32,
+    pub(crate) interrupted: u32,
+    pub(crate) life_began: u64,
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// A body kept beside its entry.
+#[derive(Debug, Clone)]
+pub(crate) struct Fresh {
+    pub(crate) acceptance: Arc<Acceptance>,
+    pub(crate) draft: usize,
+    pub(crate) at: u64,
+}
+
+/// Everything known.
+#[derive(Debug)]
+pub(crate) struct State {
+    tag: u32,
+    retention: Retention,
+    fresh_budget: u64,
+    /// Recovery is under way: lanes and waits are filled at its end.
+    replaying: bool,
+    pub(crate) table: Table,
+    pub(crate) extras: HashMap<u64, Extra>,
+    pub(crate) lanes: Lanes,
+    waits: BinaryHeap<Reverse<(u64, u64)>>,
+    dues: BinaryHeap<Reverse<(u64, u64)>>,
+    totals: Totals,
+    pub(crate) paused: BTreeSet<Pausable>,
+    /// Dead ones by (moment of death, number).
+    pub(crate) dead: BTreeSet<(u64, u64)>,
+    retained: VecDeque<u64>,
+    retained_bytes: u64,
+    retained_count: usize,
+    pub(crate) space: BTreeMap<u32, Space>,
+    pub(crate) dedup: Dedup,
+    body_of: HashMap<u64, BodyFile>,
+    body_refs: HashMap<BodyFile, u64>,
+    /// Body files nobody refers to any more.
+    pub(crate) doomed: Vec<BodyFile>,
+    fresh: HashMap<u64, Fresh>,
+    fresh_order: VecDeque<(u64, u64)>,
+    fresh_bytes: u64,
+    pub(crate) next_number: u64,
+    next_token: u64,
+    pub(crate) damaged: u64,
+    /// A lane gained something since the flag was last taken.
+    pub(crate) signal: bool,
+}
+
+impl State {
+    pub(crate) fn new(options: &Options, tag: u32) -> Self {
+        State {
+            tag,
+            retention: options.retention,
+            fresh_budget: options.fresh_bytes,
+            replaying: true,
+            table: Table::default(),
+            extras: HashMap::new(),
+            lanes: Lanes::default(),
+            waits: BinaryHeap::new(),
+            dues: BinaryHeap::new(),
+            totals: Totals::default(),
+            paused: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            retained: VecDeque::new(),
+            retained_bytes: 0,
+            retained_count: 0,
+            space: BTreeMap::new(),
+            dedup: Dedup::new(options.dedup),
+            body_of: HashMap::new(),
+            body_refs: HashMap::new(),
+            doomed: Vec::new(),
+            fresh: HashMap::new(),
+            fresh_order: VecDeque::new(),
+            fresh_bytes: 0,
+            next_number: 1,
+            next_token: 1,
+            damaged: 0,
+            signal: false,
+        }
+    }
+
+    // ---- Identity ----
+
+    /// The id of an acceptance number: a UUIDv7 of its millisecond, the number (48 bits) and the directory's tag.
+    pub(crate) fn id_of(&self, number: u64, millis: u64) -> InvocationId {
+        let high = u128::from(millis & 0xffff_ffff_ffff) << 80;
+        let version = 0x7u128 << 76 | u128::from(number >> 36 & 0xfff) << 64;
+        let low =
+            0b10u128 << 62 | u128::from(number & 0xf_ffff_ffff) << 26 | u128::from(self.tag & 0x3ff_ffff);
+        InvocationId::from_u128(high | version | low)
+    }
+
+    /// The acceptance number an id carries; `None` when the id is none of ours.
+    pub(crate) fn number_of(&self, id: InvocationId) -> Option<u64> {
+        let bits = id.as_u128();
+        let number = (bits >> 64 & 0xfff) << 36 | bits >> 26 & 0xf_ffff_ffff;
+        let number = u64::try_from(number).ok()?;
+        let millis = u64::try_from(bits >> 80).ok()?;
+        (self.id_of(number, millis) == id).then_some(number)
+    }
+
+    /// The entry of an id, if it is there and really its.
+    pub(crate) fn entry_of(&self, id: InvocationId) -> Option<(u64, &Entry)> {
+        let number = self.number_of(id)?;
+        let entry = self.table.get(number)?;
+        (self.id_of(number, entry.millis()) == id).then_some((number, entry))
+    }
+
+    // ---- Totals ----
+
+    /// The totals with what is counted now.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = self.totals.clone();
+        totals.held = self.lanes.held();
+        totals.dead_kept = self.dead.len() as u64;
+        totals
+    }
+
+    pub(crate) fn set_totals(&mut self, totals: Totals) {
+        self.totals = totals;
+    }
+
+    // ---- Acceptance ----
+
+    /// Puts accepted invocations where they belong. `part` is the number of drafts before them in their record.
+    #[allow(clippy::too_many_arguments, reason = "one call, each argument another fact of the record")]
+    pub(crate) fn accept(
+        &mut self,
+        first: u64,
+        at: u64,
+        acceptance: &Arc<Acceptance>,
+        end: Option<Reason>,
+        place: Place,
+        part: u32,
+        share: u32,
+        now: Moment,
+    ) {
+        let count = acceptance.drafts.len() as u64;
+        self.totals.accepted[acceptance.origin.index()] += count;
+        self.next_number = self.next_number.max(first + count);
+        for (n, draft) in acceptance.drafts.iter().enumerate() {
+            let number = first + n as u64;
+            let due = draft.due.map(|due| due.as_nanos()).filter(|due| *due > now.wall);
+            let phase = match (end, due) {
+                (Some(_), _) => Phase::Dead,
+                (None, Some(_)) => Phase::Scheduled,
+                (None, None) => Phase::Ready,
+            };
+            self.enter(number, at / 1_000_000, acceptance, n, phase, place, part + n as u32, share);
+            if let Some(reason) = end {
+                self.totals.dead[record::reason_index(reason)] += 1;
+                let extra = self.extras.entry(number).or_default();
+                extra.end = Some(place);
+                extra.ended_at = at;
+                extra.reason = record::reason_index(reason) as u8;
+                self.dead.insert((at, number));
+            } else if let Some(due) = due {
+                self.dues.push(Reverse((due, number)));
+            } else {
+                self.line_up(number, false);
+            }
+            if end.is_none() && !self.replaying {
+                self.keep_fresh(number, Fresh { acceptance: acceptance.clone(), draft: n, at });
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call, each argument another fact of the record")]
+    fn enter(
+        &mut self,
+        number: u64,
+        millis: u64,
+        acceptance: &Acceptance,
+        draft: usize,
+        phase: Phase,
+        place: Place,
+        part: u32,
+        share: u32,
+    ) {
+        // A copy of a record met twice in recovery replaces what the first one said.
+        self.forget(number);
+        let draft = &acceptance.drafts[draft];
+        let lane = self.lanes.join(&draft.lane);
+        let entry = Entry::new(place, share, lane, millis, phase, part, call_hash(&draft.call_id));
+        self.table.insert(number, entry);
+        self.lanes.shift(lane, None, Some(phase));
+        let space = self.space.entry(place.segment).or_default();
+        space.entries += 1;
+        space.live += u64::from(share);
+        if let Some(file) = BodyPlace::file_of(&acceptance.body) {
+            self.body_of.insert(number, file);
+            *self.body_refs.entry(file).or_default() += 1;
+        }
+    }
+
+    fn keep_fresh(&mut self, number: u64, fresh: Fresh) {
+        let body = match &fresh.acceptance.body {
+            Body::Inline(bytes) => bytes.len(),
+            Body::Stored(_) => 0,
+        };
+        let cost = (body + fresh.acceptance.headers.bytes()) as u64
+            / fresh.acceptance.drafts.len().max(1) as u64
+            + 256;
+        self.fresh_bytes += cost;
+        self.fresh.insert(number, fresh);
+        self.fresh_order.push_back((number, cost));
+        while self.fresh_bytes > self.fresh_budget
+            && let Some((oldest, cost)) = self.fresh_order.pop_front()
+        {
+            self.fresh.remove(&oldest);
+            self.fresh_bytes -= cost;
+        }
+        // Those that were delivered are gone from the map and keep only their place in the order.
+        if self.fresh_order.len() > 64 + 2 * self.fresh.len() {
+            let fresh = &self.fresh;
+            self.fresh_order.retain(|(number, _)| fresh.contains_key(number));
+            self.fresh_bytes = self.fresh_order.iter().map(|(_, cost)| cost).sum();
+        }
+    }
+
+    // ---- Running ----
+
+    /// Lets everything run whose wait or due time is over.
+    pub(crate) fn promote(&mut self, now: Moment) {
+        let mono = nanos(now.mono);
+        while let Some(&Reverse((until, number))) = self.waits.peek()
+            && until <= mono
+        {
+            self.waits.pop();
+            let retrying = self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Retrying);
+            if retrying && self.extras.get(&number).is_some_and(|extra| extra.until == until) {
+                self.set_phase(number, Phase::Ready);
+                self.line_up(number, false);
+            }
+        }
+        while let Some(&Reverse((due, number))) = self.dues.peek()
+            && due <= now.wall
+        {
+            self.dues.pop();
+            if self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Scheduled) {
+                self.set_phase(number, Phase::Ready);
+                self.line_up(number, false);
+            }
+        }
+    }
+
+    /// How long until something may run that may not now, as far as the clocks can say.
+    pub(crate) fn next_wake(&self, now: Moment) -> Option<Duration> {
+        let wait = self.waits.peek().map(|Reverse((until, _))| until.saturating_sub(nanos(now.mono)));
+        // The wall clock may jump at any time, so it is looked at once a second while somebody waits for it.
+        let due = self.dues.peek().map(|Reverse((due, _))| due.saturating_sub(now.wall).min(1_000_000_000));
+        let next = match (wait, due) {
+            (Some(wait), Some(due)) => wait.min(due),
+            (wait, due) => wait.or(due)?,
+        };
+        Some(Duration::from_nanos(next))
+    }
+
+    /// Claims up to `n` of a lane, oldest first.
+    pub(crate) fn lease(&mut self, lane: &Lane, n: usize) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        let Some(lane_number) = self.lanes.number_of(lane) else { return claims };
+        while claims.len() < n {
+            let Some(number) = self.lanes.get_mut(lane_number).and_then(|lane| lane.ready.pop_front()) else {
+                self.lanes.found_empty(lane_number);
+                break;
+            };
+            let stands = self
+                .table
+                .get(number)
+                .is_some_and(|entry| entry.phase() == Phase::Ready && entry.lane == lane_number);
+            if stands {
+                claims.extend(self.claim(number));
+            }
+        }
+        claims
+    }
+
+    fn claim(&mut self, number: u64) -> Option<Claim> {
+        self.set_phase(number, Phase::Leased);
+        let entry = *self.table.get(number)?;
+        let token = self.next_token;
+        self.next_token += 1;
+        let extra = self.extras.entry(number).or_default();
+        extra.token = token;
+        extra.started = true;
+        let (made, interrupted, life, life_began) =
+            (extra.made(), extra.interrupted, extra.life(), extra.life_began);
+        let lease = Lease { id: self.id_of(number, entry.millis()), life, token };
+        let fresh = self.fresh.remove(&number);
+        Some(Claim { lease, number, entry, made, interrupted, life_began, fresh })
+    }
+
+    /// Tokens of this process begin here; a lease of the last process must not pass for one of this.
+    pub(crate) fn set_first_token(&mut self, token: u64) {
+        self.next_token = token.max(1);
+    }
+
+    // ---- Settling ----
+
+    /// Books a settlement if the lease is current; `None` when it is superseded, else the number and its life.
+    pub(crate) fn settle(&mut self, lease: Lease, how: &How, now: Moment) -> Option<u64> {
+        let (number, entry) = self.entry_of(lease.id)?;
+        let tenure = match entry.phase() {
+            Phase::Leased => {
+                let extra = self.extras.get(&number)?;
+                Tenure::Held { life: extra.life(), token: extra.token }
+            }
+            phase if phase.is_held() => Tenure::Free,
+            _ => Tenure::Ended,
+        };
+        if !may_settle(tenure, lease) {
+            return None;
+        }
+        self.apply_settlement(number, how, Place::PENDING, now.wall, Some(now));
+        Some(number)
+    }
+
+    /// Changes what a settlement changes. `live` is now, or `None` in recovery.
+    fn apply_settlement(&mut self, number: u64, how: &How, place: Place, at: u64, live: Option<Moment>) {
+        let extra = self.extras.entry(number).or_default();
+        extra.started = false;
+        extra.token = 0;
+        let attempt = match how {
+            How::Completed(attempt) | How::Retry { attempt, .. } => Some(attempt),
+            How::Dead { attempt, .. } => attempt.as_ref(),
+            How::Released { .. } => None,
+        };
+        if let Some(attempt) = attempt {
+            let class = record::class_number(attempt.outcome.class());
+            extra.push(AttemptAt { place, nth: 0, class });
+        }
+        match how {
+            How::Completed(_) => {
+                extra.ended_at = at;
+                self.totals.completed += 1;
+                self.set_phase(number, Phase::Completed);
+                self.retain(number, at);
+            }
+            How::Dead { reason, .. } => {
+                extra.ended_at = at;
+                extra.end = Some(place);
+                extra.reason = record::reason_index(*reason) as u8;
+                self.totals.dead[record::reason_index(*reason)] += 1;
+                self.set_phase(number, Phase::Dead);
+                self.dead.insert((at, number));
+            }
+            How::Retry { wait, .. } => self.wait(number, *wait, at, live, false),
+            How::Released { wait } => self.wait(number, *wait, at, live, true),
+        }
+    }
+
+    fn wait(&mut self, number: u64, wait: Duration, at: u64, live: Option<Moment>, at_front: bool) {
+        if wait.is_zero() {
+            self.set_phase(number, Phase::Ready);
+            self.line_up(number, at_front);
+            if self.extras.get(&number).is_some_and(Extra::has_nothing_to_say) {
+                self.extras.remove(&number);
+            }
+            return;
+        }
+        self.set_phase(number, Phase::Retrying);
+        let extra = self.extras.entry(number).or_default();
+        match live {
+            Some(now) => {
+                extra.until = nanos(now.mono.saturating_add(wait));
+                self.waits.push(Reverse((extra.until, number)));
+            }
+            None => {
+                extra.until = at.saturating_add(nanos(wait));
+                extra.wait = nanos(wait);
+            }
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, number: u64, at: u64) -> Cancelled {
+        let Some(entry) = self.table.get(number) else { return Cancelled::Unknown };
+        let phase = entry.phase();
+        if !phase.is_held() {
+            return Cancelled::TooLate;
+        }
+        self.set_phase(number, Phase::Cancelled);
+        let extra = self.extras.entry(number).or_default();
+        extra.token = 0;
+        extra.started = false;
+        extra.ended_at = at;
+        self.fresh.remove(&number);
+        self.totals.cancelled += 1;
+        self.retain(number, at);
+        match phase {
+            Phase::Leased => Cancelled::Delivering,
+            _ => Cancelled::Waiting,
+        }
+    }
+
+    /// Begins a new life. In the running store the redrive was announced by [`Phase::Redriving`].
+    fn redrive(&mut self, number: u64, life: u32, at: u64) {
+        if !self
+            .table
+            .get(number)
+            .is_some_and(|entry| matches!(entry.phase(), Phase::Dead | Phase::Redriving))
+        {
+            return;
+        }
+        let extra = self.extras.entry(number).or_default();
+        self.dead.remove(&(extra.ended_at, number));
+        *extra = Extra { lives_before: life.saturating_sub(1), life_began: at, ..Extra::default() };
+        self.totals.redriven += 1;
+        self.set_phase(number, Phase::Ready);
+        self.line_up(number, false);
+    }
+
+    /// Drops a dead letter for good.
+    pub(crate) fn remove(&mut self, number: u64) -> bool {
+        if !self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Dead) {
+            return false;
+        }
+        self.forget(number);
+        self.totals.removed += 1;
+        true
+    }
+
+    // ---- Ended ones ----
+
+    fn retain(&mut self, number: u64, at: u64) {
+        self.retained.push_back(number);
+        self.retained_count += 1;
+        self.retained_bytes += self.table.get(number).map_or(0, |entry| u64::from(entry.share));
+        self.expire(at);
+    }
+
+    /// Forgets what ended longer ago than the retention says, or more than it allows.
+    pub(crate) fn expire(&mut self, now_wall: u64) {
+        while let Some(&oldest) = self.retained.front() {
+            let Some(share) = self
+                .table
+                .get(oldest)
+                .filter(|entry| entry.phase().is_over())
+                .map(|entry| u64::from(entry.share))
+            else {
+                self.retained.pop_front();
+                continue;
+            };
+            let ended_at = self.extras.get(&oldest).map_or(0, |extra| extra.ended_at);
+            let too_old = now_wall.saturating_sub(ended_at) > nanos(self.retention.age);
+            if !too_old
+                && self.retained_count <= self.retention.count
+                && self.retained_bytes <= self.retention.bytes
+            {
+                break;
+            }
+            self.retained.pop_front();
+            self.retained_count -= 1;
+            self.retained_bytes -= share;
+            self.forget(oldest);
+        }
+    }
+
+    /// Forgets every ended one whose record is in this segment, because the segment goes.
+    pub(crate) fn forget_ended_in(&mut self, segment: u32) {
+        let table = &self.table;
+        let gone: Vec<u64> = self
+            .retained
+            .iter()
+            .copied()
+            .filter(|number| {
+                table.get(*number).is_some_and(|e| e.place.segment == segment && e.phase().is_over())
+            })
+            .collect();
+        for number in &gone {
+            if let Some(entry) = self.table.get(*number) {
+                self.retained_count -= 1;
+                self.retained_bytes -= u64::from(entry.share);
+            }
+            self.forget(*number);
+        }
+        let table = &self.table;
+        self.retained.retain(|number| table.get(*number).is_some());
+    }
+
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.retained_bytes
+    }
+
+    fn forget(&mut self, number: u64) {
+        let Some(entry) = self.table.remove(number) else { return };
+        let phase = entry.phase();
+        self.lanes.shift(entry.lane, Some(phase), None);
+        self.lanes.leave(entry.lane);
+        if let Some(space) = self.space.get_mut(&entry.place.segment) {
+            space.entries -= 1;
+            let bytes = if phase.is_over() { &mut space.retained } else { &mut space.live };
+            *bytes = bytes.saturating_sub(u64::from(entry.share));
+        }
+        if let Some(extra) = self.extras.remove(&number)
+            && matches!(phase, Phase::Dead | Phase::Redriving)
+        {
+            self.dead.remove(&(extra.ended_at, number));
+        }
+        self.fresh.remove(&number);
+        if let Some(file) = self.body_of.remove(&number)
+            && let Some(refs) = self.body_refs.get_mut(&file)
+        {
+            *refs -= 1;
+            if *refs == 0 {
+                self.body_refs.remove(&file);
+                self.doomed.push(file);
+            }
+        }
+    }
+
+    /// Whether a body file belongs to an invocation.
+    pub(crate) fn owns(&self, file: BodyFile) -> bool {
+        self.body_refs.contains_key(&file)
+    }
+
+    fn set_phase(&mut self, number: u64, to: Phase) {
+        let Some(entry) = self.table.get_mut(number) else { return };
+        let from = entry.phase();
+        if from == to {
+            return;
+        }
+        entry.set_phase(to);
+        let entry = *entry;
+        self.lanes.shift(entry.lane, Some(from), Some(to));
+        if from.is_over() != to.is_over()
+            && let Some(space) = self.space.get_mut(&entry.place.segment)
+        {
+            let share = u64::from(entry.share);
+            space.live = space.live.saturating_sub(share);
+            space.retained += share;
+        }
+    }
+
+    fn line_up(&mut self, number: u64, at_front: bool) {
+        if self.replaying {
+            return;
+        }
+        if let Some(entry) = self.table.get(number) {
+            self.signal |= self.lanes.push(entry.lane, number, at_front);
+        }
+    }
+
+    // ---- What a commit changes ----
+
+    /// Books what became durable at `place`. Dedup waiters to be told are added to `told`.
+    pub(crate) fn commit(
+        &mut self,
+        after: After,
+        place: Place,
+        size: u32,
+        now: Moment,
+        told: &mut Vec<Waiter>,
+    ) {
+        match after {
+            After::Accepted(new, end) => {
+                let share = size / (new.acceptance.drafts.len().max(1) as u32);
+                self.accept(new.first, new.at, &new.acceptance, end, place, 0, share, now);
+                if let Some(key) = &new.acceptance.dedup {
+                    told.extend(self.dedup.commit(key, new.first, place.segment));
+                }
+            }
+            After::Settled { number, life, ended, attempt, then } => {
+                if let Some(extra) = self.extras.get_mut(&number)
+                    && extra.life() == life
+                {
+                    if attempt
+                        && let Some(pending) = extra.attempts.iter_mut().find(|at| at.place.is_pending())
+                    {
+                        pending.place = place;
+                    }
+                    if matches!(ended, Ended::Dead(_)) && extra.end.is_some_and(Place::is_pending) {
+                        extra.end = Some(place);
+                    }
+                }
+                let drafts: usize = then.iter().map(|new| new.acceptance.drafts.len()).sum();
+                let share = size / (drafts.max(1) as u32);
+                let mut part = 0;
+                for new in then {
+                    self.accept(new.first, new.at, &new.acceptance, None, place, part, share, now);
+                    part += new.acceptance.drafts.len() as u32;
+                }
+            }
+            After::Redriven { number, life, at } => self.redrive(number, life, at),
+            After::Paused { what, held } => {
+                if held {
+                    self.paused.insert(what);
+                } else {
+                    self.paused.remove(&what);
+                }
+            }
+            After::Moved(marks) => {
+                let share = size / (marks.len().max(1) as u32);
+                for (part, mark) in marks.iter().enumerate() {
+                    self.relocate(mark, place, part as u32, share);
+                }
+            }
+            After::Keys(rows) => {
+                for row in rows {
+                    told.extend(self.dedup.commit(&row.key, row.first, place.segment));
+                }
+            }
+            After::Started | After::Cancelled | After::Removed | After::Barrier => {}
+        }
+    }
+
+    fn relocate(&mut self, mark: &MovedMark, place: Place, part: u32, share: u32) {
+        let Some(entry) = self.table.get_mut(mark.number) else { return };
+        let (old, old_share, over) = (entry.place, entry.share, entry.phase().is_over());
+        entry.place = place;
+        entry.part = part;
+        entry.share = share;
+        if over {
+            self.retained_bytes =
+                (self.retained_bytes + u64::from(share)).saturating_sub(u64::from(old_share));
+        }
+        if let Some(space) = self.space.get_mut(&old.segment) {
+            space.entries -= 1;
+            let bytes = if over { &mut space.retained } else { &mut space.live };
+            *bytes = bytes.saturating_sub(u64::from(old_share));
+        }
+        let space = self.space.entry(place.segment).or_default();
+        space.entries += 1;
+        let bytes = if over { &mut space.retained } else { &mut space.live };
+        *bytes += u64::from(share);
+        if let Some(extra) = self.extras.get_mut(&mark.number)
+            && extra.life() == mark.life
+        {
+            for (nth, attempt) in extra.attempts.iter_mut().take(mark.attempts).enumerate() {
+                attempt.place = place;
+                attempt.nth = nth as u8;
+            }
+            if mark.dead && extra.end.is_some() {
+                extra.end = Some(place);
+            }
+        }
+    }
+
+    // ---- Recovery ----
+
+    /// Books one record of the journal, in its order.
+    pub(crate) fn replay(&mut self, record: Record, place: Place, size: u32, now: Moment) {
+        match record {
+            Record::Accepted(accepted) => self.replay_accepted(accepted, place, 0, size, now),
+            Record::Started(numbers) => {
+                for number in numbers {
+                    if self.table.get(number).is_some_and(|entry| entry.phase().is_held()) {
+                        let extra = self.extras.entry(number).or_default();
+                        // A second start without a settlement between: the process died in the first.
+                        extra.interrupted += u32::from(extra.started);
+                        extra.started = true;
+                    }
+                }
+            }
+            Record::Settled(Settled { number, at, how, then }) => {
+                if self.table.get(number).is_some_and(|entry| entry.phase().is_held()) {
+                    self.apply_settlement(number, &how, place, at, None);
+                } else {
+                    // Its acceptance went with an old segment, or was damaged: only the totals have a use for it.
+                    match &how {
+                        How::Completed(_) => self.totals.completed += 1,
+                        How::Dead { reason, .. } => self.totals.dead[record::reason_index(*reason)] += 1,
+                        How::Retry { .. } | How::Released { .. } => {}
+                    }
+                }
+                let drafts: usize = then.iter().map(|new| new.acceptance.drafts.len()).sum();
+                let share = size / (drafts.max(1) as u32);
+                let mut part = 0;
+                for new in then {
+                    let count = new.acceptance.drafts.len() as u32;
+                    self.replay_accepted(new, place, part, share * count, now);
+                    part += count;
+                }
+            }
+            Record::Cancelled { number, at } => match self.cancel(number, at) {
+                Cancelled::Waiting | Cancelled::Delivering => {}
+                Cancelled::TooLate | Cancelled::Unknown => self.totals.cancelled += 1,
+            },
+            Record::Redriven { number, life, at } => {
+                let redriven = self.totals.redriven;
+                self.redrive(number, life, at);
+                self.totals.redriven = redriven + 1;
+            }
+            Record::Removed { number } => {
+                if !self.remove(number) {
+                    self.totals.removed += 1;
+                }
+            }
+            Record::Moved(moved) => self.replay_moved(moved, place, size),
+            Record::Reconciled(small) | Record::Checkpoint(small) => {
+                self.totals = small.totals;
+                self.paused = small.paused.into_iter().collect();
+                self.next_number = self.next_number.max(small.next);
+                self.damaged = small.damaged;
+            }
+            Record::Pause { what, held } => {
+                if held {
+                    self.paused.insert(what);
+                } else {
+                    self.paused.remove(&what);
+                }
+            }
+            Record::Keys(rows) => {
+                for row in rows {
+                    let age = Duration::from_nanos(now.wall.saturating_sub(row.at));
+                    let made = (row.first, row.count, row.at);
+                    self.dedup.remember(&row.key, made, place.segment, now.mono, age);
+                }
+            }
+        }
+    }
+
+    fn replay_accepted(&mut self, accepted: Accepted, place: Place, part: u32, size: u32, now: Moment) {
+        let Accepted { first, at, acceptance, end } = accepted;
+        let count = acceptance.drafts.len() as u32;
+        if let Some(key) = &acceptance.dedup {
+            let age = Duration::from_nanos(now.wall.saturating_sub(at));
+            self.dedup.remember(key, (first, count, at), place.segment, now.mono, age);
+        }
+        // Due times are held against the moment of acceptance: whether they passed since is seen at the end.
+        let then = Moment { wall: at, mono: now.mono };
+        let reason = end.map(|(reason, _)| reason);
+        self.accept(first, at, &Arc::new(acceptance), reason, place, part, size / count.max(1), then);
+    }
+
+    fn replay_moved(&mut self, moved: Moved, place: Place, size: u32) {
+        let share = size / (moved.parts.len().max(1) as u32);
+        for (n, part) in moved.parts.into_iter().enumerate() {
+            let due = moved.acceptance.drafts[n].due.map(|due| due.as_nanos()).filter(|due| *due > moved.at);
+            let phase = match &part.standing {
+                Standing::Dead { .. } => Phase::Dead,
+                Standing::Waiting { until: Some(_) } => Phase::Retrying,
+                Standing::Waiting { until: None }
+                    if due.is_some() && part.life == 1 && part.history.is_empty() =>
+                {
+                    Phase::Scheduled
+                }
+                Standing::Waiting { until: None } => Phase::Ready,
+            };
+            self.next_number = self.next_number.max(part.number + 1);
+            self.enter(
+                part.number,
+                moved.at / 1_000_000,
+                &moved.acceptance,
+                n,
+                phase,
+                place,
+                n as u32,
+                share,
+            );
+            let attempts = part.history.kept().enumerate().map(|(nth, attempt)| AttemptAt {
+                place,
+                nth: nth as u8,
+                class: record::class_number(attempt.outcome.class()),
+            });
+            let mut extra = Extra {
+                lives_before: part.life.saturating_sub(1),
+                life_began: part.life_began,
+                interrupted: part.interrupted,
+                started: part.started,
+                attempts: attempts.collect(),
+                ..Extra::default()
+            };
+            for (class, count) in part.history.counted() {
+                extra.dropped.get_or_insert_default()[usize::from(record::class_number(class))] += count;
+            }
+            match &part.standing {
+                Standing::Dead { reason, died_at, .. } => {
+                    extra.end = Some(place);
+                    extra.ended_at = *died_at;
+                    extra.reason = record::reason_index(*reason) as u8;
+                    self.dead.insert((*died_at, part.number));
+                }
+                Standing::Waiting { until } => {
+                    extra.until = until.unwrap_or(0);
+                    extra.wait = u64::MAX;
+                }
+            }
+            if phase == Phase::Scheduled
+                && let Some(due) = due
+            {
+                self.dues.push(Reverse((due, part.number)));
+            }
+            if extra.started || !extra.has_nothing_to_say() || phase == Phase::Retrying {
+                self.extras.insert(part.number, extra);
+            }
+        }
+    }
+
+    /// Ends recovery: interrupted calls come back, waits go on, lanes fill. How many were interrupted.
+    pub(crate) fn finish_replay(&mut self, now: Moment) -> u64 {
+        self.replaying = false;
+        let mut interrupted = 0;
+        let mut scheduled = BTreeSet::new();
+        let held: Vec<(u64, Phase)> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| entry.phase().is_held())
+            .map(|(number, entry)| (number, entry.phase()))
+            .collect();
+        for (number, phase) in held {
+            let started = self.extras.get_mut(&number).filter(|extra| extra.started).map(|extra| {
+                extra.started = false;
+                extra.interrupted += 1;
+                wait_after_interruptions(extra.interrupted)
+            });
+            match (started, phase) {
+                (Some(wait), _) => {
+                    interrupted += 1;
+                    self.wait(number, wait, now.wall, Some(now), false);
+                }
+                (None, Phase::Retrying) => {
+                    let left = self.extras.get(&number).map_or(0, |extra| {
+                        // The wall clock may have been set back meanwhile: no wait grows by that.
+                        extra.until.saturating_sub(now.wall).min(extra.wait).min(LONGEST_REST)
+                    });
+                    self.wait(number, Duration::from_nanos(left), now.wall, Some(now), false);
+                }
+                (None, Phase::Scheduled) => {
+                    scheduled.insert(number);
+                }
+                (None, _) => self.line_up(number, false),
+            }
+        }
+        self.dues = std::mem::take(&mut self.dues)
+            .into_iter()
+            .filter(|Reverse((_, number))| scheduled.contains(number))
+            .collect();
+        self.promote(now);
+        self.expire(now.wall);
+        interrupted
+    }
+
+    /// The small state as the journal has it when recovery ends.
+    pub(crate) fn small(&self, gaps: Vec<(u64, u64)>) -> Small {
+        Small {
+            totals: Totals { held: 0, dead_kept: 0, ..self.totals.clone() },
+            paused: self.paused.iter().cloned().collect(),
+            next: self.next_number,
+            damaged: self.damaged,
+            gaps,
+        }
+    }
+
+    /// Corrects the totals by what recovery found missing, so that the loss is shown once; what was off.
+    pub(crate) fn reconcile(&mut self) -> i64 {
+        let drift = self.totals().drift();
+        let mut amount = drift.unsigned_abs();
+        if drift > 0 {
+            // Counted as accepted, and nowhere to be found: lost to damage.
+            self.totals.dead[record::reason_index(Reason::Damaged)] += amount;
+        } else {
+            // Their end was recorded and the record is lost: they wait again, and will be counted again.
+            for ended in [&mut self.totals.completed, &mut self.totals.cancelled] {
+                let taken = amount.min(*ended);
+                *ended -= taken;
+                amount -= taken;
+            }
+            for dead in &mut self.totals.dead {
+                let taken = amount.min(*dead);
+                *dead -= taken;
+                amount -= taken;
+            }
+            // More is held than the totals ever saw: the acceptances themselves were not counted.
+            self.totals.accepted[Origin::Call.index()] += amount;
+        }
+        drift
+    }
+}
+
+/// No wait taken over from another process is longer than this.
+const LONGEST_REST: u64 = 24 * 3600 * 1_000_000_000;
+
+/// 32 bits of a call id, to find it by; equal ids have equal hashes.
+pub(crate) fn call_hash(call: &CallId) -> u32 {
+    crc32c::crc32c(call.as_str().as_bytes())
+}

@@ -1,0 +1,4 @@
+//! The public face of the embedded store.
+
+mod durable;
+mod kit;
