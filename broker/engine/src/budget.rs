@@ -50,6 +50,13 @@ impl Budget {
         Permit { _whole: acquire(&self.whole, bytes.min(share)).await, _large: large }
     }
 
+    /// As [`Budget::take`], always out of the half that large uploads share: for what may take long to arrive.
+    pub async fn take_for_upload(&self, bytes: usize) -> Permit {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.capacity / 2);
+        let large = acquire(&self.large, bytes).await;
+        Permit { _whole: acquire(&self.whole, bytes).await, _large: Some(large) }
+    }
+
     /// Takes `bytes` if they are free now; `None` means: spool to disk or wait.
     pub fn try_take(&self, bytes: usize) -> Option<Permit> {
         let bytes = u32::try_from(bytes).ok()?;

@@ -2,13 +2,29 @@
 
 use std::sync::Arc;
 
-use broker_model::queue::{Cancelled, RedriveError};
-use broker_model::{CallId, FunctionName, InvocationId, InvocationQueue, Reason, StoreError};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use broker_model::ledger::{Filter, Page};
+use broker_model::queue::{Cancelled, Pausable, RedriveError};
+use broker_model::{
+    CallId, FunctionName, Headers, InvocationId, InvocationQueue, Ledger, Reason, State, StoreError, Target,
+};
+
+use crate::dispatch::Message;
+use crate::intake::FinalAnswer;
+use crate::waiting::Waiting;
+
+/// How many records are looked at together.
+const PAGE: usize = 1000;
 
 /// The operator's side. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
     pub(crate) queue: Arc<dyn InvocationQueue>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) dispatcher: mpsc::UnboundedSender<Message>,
 }
 
 /// What a redrive of many did.
@@ -21,20 +37,57 @@ pub struct RedriveCounts {
 }
 
 impl Control {
-    /// Takes an invocation back; durable. A delivery under way is told to stop.
+    /// Takes an invocation back; durable. A delivery under way is told to stop, and its connection is closed.
     ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve.
     pub async fn cancel(&self, id: InvocationId) -> Result<Cancelled, StoreError> {
-        self.queue.cancel(id).await
+        let cancelled = self.queue.cancel(id).await?;
+        if cancelled == Cancelled::Delivering {
+            self.tell(Message::Stop(id));
+        }
+        if matches!(cancelled, Cancelled::Waiting | Cancelled::Delivering) {
+            self.waiting.ended(id, || FinalAnswer {
+                state: State::Cancelled,
+                status: None,
+                headers: Headers::new(),
+                body: Bytes::new(),
+                truncated: false,
+            });
+        }
+        Ok(cancelled)
     }
 
     /// Takes back every waiting, retrying or running function call with this call id; how many there were.
     ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve; some may be cancelled already.
-    pub async fn cancel_call(&self, _call_id: &CallId) -> Result<usize, StoreError> {
-        Ok(0)
+    pub async fn cancel_call(&self, call_id: &CallId) -> Result<usize, StoreError> {
+        let filter = Filter { call_id: Some(call_id.clone()), ..Filter::default() };
+        let mut page = Page { limit: PAGE, cursor: None };
+        let mut open = Vec::new();
+        loop {
+            let listed = self.ledger.list(&filter, &page).await?;
+            open.extend(
+                listed
+                    .items
+                    .into_iter()
+                    .filter(|record| matches!(record.state, State::Waiting | State::Delivering))
+                    .filter(|record| matches!(record.invocation.target, Target::Function(_)))
+                    .map(|record| record.invocation.id),
+            );
+            match listed.next {
+                Some(next) => page.cursor = Some(next),
+                None => break,
+            }
+        }
+        let mut cancelled = 0;
+        for id in open {
+            if matches!(self.cancel(id).await?, Cancelled::Waiting | Cancelled::Delivering) {
+                cancelled += 1;
+            }
+        }
+        Ok(cancelled)
     }
 
     /// Puts a dead letter back for a new life; durable. The new life's number.
@@ -47,14 +100,32 @@ impl Control {
 
     /// Puts back every dead letter of a function, or those of one reason.
     ///
+    /// What dies while it works is left for the next time.
+    ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve; some may be put back already.
     pub async fn redrive_function(
         &self,
-        _function: &FunctionName,
-        _reason: Option<Reason>,
+        function: &FunctionName,
+        reason: Option<Reason>,
     ) -> Result<RedriveCounts, StoreError> {
-        Ok(RedriveCounts::default())
+        let filter = Filter { function: Some(function.clone()), reason, ..Filter::default() };
+        let mut page = Page { limit: PAGE, cursor: None };
+        let mut counts = RedriveCounts::default();
+        loop {
+            let listed = self.ledger.dead_letters(&filter, &page).await?;
+            for record in listed.items {
+                match self.queue.redrive(record.invocation.id).await {
+                    Ok(_) => counts.redriven += 1,
+                    Err(RedriveError::Store(error)) => return Err(error),
+                    Err(_) => counts.skipped += 1,
+                }
+            }
+            match listed.next {
+                Some(next) => page.cursor = Some(next),
+                None => return Ok(counts),
+            }
+        }
     }
 
     /// Removes a dead letter for good; `false` when there is none. Durable.
@@ -69,7 +140,9 @@ impl Control {
     ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve.
-    pub async fn pause_function(&self, _function: &FunctionName) -> Result<(), StoreError> {
+    pub async fn pause_function(&self, function: &FunctionName) -> Result<(), StoreError> {
+        self.queue.pause(Pausable::Function(function.clone())).await?;
+        self.tell(Message::Paused(function.clone()));
         Ok(())
     }
 
@@ -77,7 +150,20 @@ impl Control {
     ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve.
-    pub async fn resume_function(&self, _function: &FunctionName) -> Result<(), StoreError> {
+    pub async fn resume_function(&self, function: &FunctionName) -> Result<(), StoreError> {
+        self.queue.resume(Pausable::Function(function.clone())).await?;
+        self.tell(Message::Resumed(function.clone()));
         Ok(())
+    }
+
+    fn tell(&self, message: Message) {
+        // A dispatcher that has been drained delivers nothing that could be told.
+        let _ = self.dispatcher.send(message);
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
     }
 }

@@ -4,15 +4,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 use broker_model::{BodyReader, Clock, InvocationQueue, Ledger};
 
 use crate::budget::Budget;
 use crate::control::Control;
-use crate::functions::Functions;
-use crate::gateway::Gateway;
-use crate::intake::Intake;
+use crate::dispatch::{Dispatcher, Live, Message, Shared};
+use crate::functions::watcher::{Known, Watcher};
+use crate::functions::{self, Functions};
+use crate::gateway::callbacks::Callbacks;
+use crate::gateway::{Gateway, HttpGateway};
+use crate::intake::{self, Intake};
 use crate::metrics::Metrics;
 use crate::settings::EngineSettings;
+use crate::waiting::Waiting;
 
 /// What the engine is made of.
 pub struct Parts {
@@ -60,11 +70,20 @@ pub struct Drained {
     pub released: usize,
 }
 
-/// The running engine.
+/// The running engine. Dropped without [`Engine::drain`] it stops at once, as a crash would.
 pub struct Engine {
+    shared: Arc<Shared>,
+    intake: Intake,
+    control: Control,
     budget: Budget,
-    queue: Arc<dyn InvocationQueue>,
+    functions: Functions,
     metrics: Arc<Metrics>,
+    messages: mpsc::UnboundedSender<Message>,
+    sooner: Arc<Notify>,
+    own_gateway: bool,
+    connections: TaskTracker,
+    stop_watching: CancellationToken,
+    background: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -73,26 +92,94 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when a client cannot be made from the settings.
     pub async fn start(parts: Parts) -> Result<Engine, EngineError> {
+        let Parts { queue, ledger, bodies, clock, settings, table_file, gateway } = parts;
+        let connections = TaskTracker::new();
+        let own_gateway = gateway.is_some();
+        let gateway = match gateway {
+            Some(gateway) => gateway,
+            None => Arc::new(HttpGateway::new(&settings.gateway, connections.clone())?),
+        };
+        let callbacks = Arc::new(Callbacks::new(&settings.callbacks, connections.clone())?);
+        let budget = Budget::new(settings.in_flight);
+        let state =
+            Arc::new(functions::State::new(clock.clone(), ledger.clone(), queue.clone(), &settings.delivery));
+        let functions = Functions::new(state.clone());
+        let metrics = Arc::new(Metrics::new(
+            ledger.clone(),
+            queue.clone(),
+            functions.clone(),
+            budget.clone(),
+            settings.metric_functions,
+        ));
+        let live = Arc::new(ArcSwap::from_pointee(Live { settings, gateway, callbacks }));
+        let waiting = Arc::new(Waiting::default());
+        let shared = Arc::new(Shared {
+            queue: queue.clone(),
+            bodies: bodies.clone(),
+            clock: clock.clone(),
+            live: live.clone(),
+            functions: state.clone(),
+            budget: budget.clone(),
+            metrics: metrics.clone(),
+            waiting: waiting.clone(),
+            tasks: TaskTracker::new(),
+        });
+        let sooner = Arc::new(Notify::new());
+        let stop_watching = CancellationToken::new();
+        let watcher = Watcher {
+            state: state.clone(),
+            live: live.clone(),
+            clock: clock.clone(),
+            file: table_file,
+            sooner: sooner.clone(),
+        };
+        let mut known = Known::default();
+        watcher.load(&mut known);
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let dispatcher = Dispatcher::new(shared.clone(), inbox, messages.clone());
+        let background =
+            vec![tokio::spawn(watcher.run(known, stop_watching.clone())), tokio::spawn(dispatcher.run())];
+        let intake = Intake::new(intake::Parts {
+            queue: queue.clone(),
+            ledger: ledger.clone(),
+            bodies,
+            clock,
+            live,
+            functions: state,
+            metrics: metrics.clone(),
+            waiting: waiting.clone(),
+            draining: false.into(),
+        });
+        let control = Control { queue, ledger, waiting, dispatcher: messages.clone() };
         Ok(Engine {
-            budget: Budget::new(parts.settings.in_flight),
-            queue: parts.queue,
-            metrics: Arc::default(),
+            shared,
+            intake,
+            control,
+            budget,
+            functions,
+            metrics,
+            messages,
+            sooner,
+            own_gateway,
+            connections,
+            stop_watching,
+            background,
         })
     }
 
     /// The two doors.
     pub fn intake(&self) -> Intake {
-        Intake {}
+        self.intake.clone()
     }
 
     /// The operator's side.
     pub fn control(&self) -> Control {
-        Control { queue: self.queue.clone() }
+        self.control.clone()
     }
 
     /// The read view of functions and lanes.
     pub fn functions(&self) -> Functions {
-        Functions::thin()
+        self.functions.clone()
     }
 
     /// The byte budget.
@@ -105,11 +192,58 @@ impl Engine {
         self.metrics.clone()
     }
 
-    /// Uses other settings from now on; deliveries under way finish under the old ones.
-    pub fn reload(&self, _settings: EngineSettings) {}
+    /// Uses other settings from now on; deliveries under way finish under the old ones. The function list is asked for
+    /// at once. `in_flight` and `metric_functions` stay as they were at the start.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a client cannot be made from them; everything stays as it was.
+    pub fn reload(&self, settings: EngineSettings) -> Result<(), EngineError> {
+        let before = self.shared.live.load();
+        let gateway = if self.own_gateway {
+            before.gateway.clone()
+        } else {
+            Arc::new(HttpGateway::new(&settings.gateway, self.connections.clone())?)
+        };
+        let callbacks = Arc::new(Callbacks::new(&settings.callbacks, self.connections.clone())?);
+        let delivery = settings.delivery.clone();
+        self.shared.live.store(Arc::new(Live { settings, gateway, callbacks }));
+        self.shared.functions.defaults_changed(&delivery);
+        self.sooner.notify_one();
+        Ok(())
+    }
 
     /// Takes and leases nothing more, lets deliveries finish within `grace`, gives the rest back uncounted.
-    pub async fn drain(self, _grace: Duration) -> Drained {
-        Drained::default()
+    ///
+    /// Returns when nothing is being delivered or settled any more; the store may then be closed.
+    pub async fn drain(mut self, grace: Duration) -> Drained {
+        self.intake.begin_draining();
+        self.stop_watching.cancel();
+        let (told, drained) = oneshot::channel();
+        let _ = self.messages.send(Message::Drain(grace, told));
+        let drained = drained.await.unwrap_or_default();
+        for part in self.background.drain(..) {
+            if let Err(error) = part.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a part of the engine met a bug");
+            }
+        }
+        self.shared.tasks.close();
+        if tokio::time::timeout(SETTLING, self.shared.tasks.wait()).await.is_err() {
+            tracing::error!(left = self.shared.tasks.len(), "settlements did not end in time");
+        }
+        drained
+    }
+}
+
+/// How long settlements under way may take after the last delivery has ended.
+const SETTLING: Duration = Duration::from_secs(10);
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop_watching.cancel();
+        for part in &self.background {
+            part.abort();
+        }
     }
 }

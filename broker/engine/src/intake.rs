@@ -1,15 +1,31 @@
 //! The two doors: calls are submitted, events are published.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
+use sha2::{Digest as _, Sha256};
 
+use broker_model::event::DedupKey;
 use broker_model::intake::Quarantined;
+use broker_model::invocation::FunctionCall;
 use broker_model::{
-    Body, CallId, Event, EventSink, FunctionName, Headers, InvocationId, Receipt, Refusal, State, StoreError,
-    Timestamp,
+    Acceptance, Accepted, Body, BodyReader, CallId, Clock, Draft, Event, EventSink, Fingerprint,
+    FunctionName, Headers, InvocationId, InvocationQueue, Lane, LaneTarget, Ledger, Origin, QueueName,
+    Reason, Receipt, Refusal, State, StoreError, Target, Timestamp,
 };
+
+use crate::dispatch::Live;
+use crate::functions;
+use crate::gateway::headers;
+use crate::gateway::targets::Refused;
+use crate::metrics::{EventOutcome, Metrics};
+use crate::settings::IntakeSettings;
+use crate::waiting::Waiting;
 
 /// One call, as it came over HTTP.
 ///
@@ -112,31 +128,393 @@ pub enum SubmitRefusal {
 }
 
 /// The inbound side. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Intake {}
+#[derive(Clone)]
+pub struct Intake {
+    parts: Arc<Parts>,
+}
+
+pub(crate) struct Parts {
+    pub(crate) queue: Arc<dyn InvocationQueue>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) bodies: Arc<dyn BodyReader>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) live: Arc<ArcSwap<Live>>,
+    pub(crate) functions: Arc<functions::State>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) draining: AtomicBool,
+}
 
 impl Intake {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Intake { parts: Arc::new(parts) }
+    }
+
     /// Takes a call into custody; resolves when it is durable and, where asked, has ended or the wait is over.
     ///
     /// Dropped before it is durable, the call is either whole or not there; dropped while it waits, it stays accepted.
     ///
     /// # Errors
     /// [`SubmitRefusal`]: nothing was accepted.
-    pub async fn submit(&self, _submission: Submission) -> Result<Submitted, SubmitRefusal> {
-        Err(SubmitRefusal::Draining)
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitRefusal> {
+        let parts = &*self.parts;
+        if parts.draining.load(Ordering::SeqCst) {
+            return Err(SubmitRefusal::Draining);
+        }
+        let live = parts.live.load_full();
+        let limit = live.settings.intake.body_limit;
+        if submission.body.len() > limit {
+            return Err(SubmitRefusal::TooLarge { bytes: submission.body.len(), limit });
+        }
+        if !can_be_sent(&submission.path_and_query) {
+            return Err(SubmitRefusal::BadPath);
+        }
+        let callback_url = submission.callback_url.filter(|url| !url.is_empty());
+        if let Some(url) = &callback_url {
+            live.callbacks.targets().check(url).map_err(|refused| match refused {
+                Refused::Unparsable(problem) => SubmitRefusal::BadCallback { problem },
+                Refused::Denied(why) => SubmitRefusal::CallbackDenied { why },
+            })?;
+        }
+        let dedup = match &submission.idempotency_key {
+            Some(key) => Some(
+                self.dedup_of_call(
+                    key,
+                    &submission.function,
+                    &submission.path_and_query,
+                    callback_url.as_deref(),
+                    &submission.body,
+                )
+                .await?,
+            ),
+            None => None,
+        };
+        let call_id = submission.call_id.unwrap_or_else(new_call_id);
+        let start_time = parts.clock.now();
+        let (queue, function_listed) = {
+            let snapshot = parts.functions.snapshot();
+            let listed = !snapshot.loaded || snapshot.table.get(&submission.function).is_some();
+            (snapshot.rules(&submission.function).queue.clone(), listed)
+        };
+        let acceptance = Acceptance {
+            origin: Origin::Call,
+            headers: headers::stored_of_call(&submission.headers, start_time),
+            body: submission.body,
+            drafts: vec![Draft {
+                lane: Lane {
+                    queue: queue.clone(),
+                    target: LaneTarget::Function(submission.function.clone()),
+                },
+                target: Target::Function(FunctionCall {
+                    function: submission.function,
+                    written: submission.written,
+                    path_and_query: submission.path_and_query,
+                    callback_url,
+                }),
+                call_id: call_id.clone(),
+                due: submission.due,
+                max_age: submission.max_age,
+            }],
+            dedup,
+        };
+        let arrival = submission.wait.map(|limit| (limit, parts.waiting.arrive()));
+        let accepted = parts.queue.accept(acceptance).await.map_err(|error| match error {
+            StoreError::KeyReused => SubmitRefusal::KeyReused,
+            error => SubmitRefusal::Store(error),
+        })?;
+        let duplicate = matches!(accepted, Accepted::Duplicate(_));
+        let Some(&id) = accepted.ids().first() else {
+            // A store that answers an acceptance of one draft with no id broke its contract.
+            return Err(SubmitRefusal::Store(StoreError::Closed));
+        };
+        // From here on the answer of the first is given, so its call id is looked up.
+        let first = if duplicate { parts.ledger.find(id).await.map_err(SubmitRefusal::Store)? } else { None };
+        if !duplicate {
+            parts.metrics.submitted(&queue, 1);
+        }
+        let outcome = match arrival {
+            Some((limit, arrival)) if first.as_ref().is_none_or(|first| first.ended_at.is_none()) => {
+                wait(arrival.wait_for(id), limit).await
+            }
+            // A repeat of a call that has ended: its answer is no longer at hand, its outcome can be asked for by id.
+            _ => None,
+        };
+        let (call_id, start_time) = match first {
+            Some(first) => {
+                (first.invocation.call_id, start_time_of(&first.invocation.headers).unwrap_or(start_time))
+            }
+            None => (call_id, start_time),
+        };
+        Ok(Submitted { id, call_id, start_time, duplicate, function_listed, outcome })
     }
 
     /// Refuses everything from now on.
-    pub fn begin_draining(&self) {}
+    pub fn begin_draining(&self) {
+        self.parts.draining.store(true, Ordering::SeqCst);
+    }
+
+    async fn dedup_of_call(
+        &self,
+        key: &str,
+        function: &FunctionName,
+        path_and_query: &str,
+        callback_url: Option<&str>,
+        body: &Body,
+    ) -> Result<DedupKey, SubmitRefusal> {
+        let mut request = Digest::new();
+        request.part(path_and_query.as_bytes());
+        request.part(callback_url.unwrap_or_default().as_bytes());
+        match body {
+            Body::Inline(bytes) => request.hash.update(bytes),
+            Body::Stored(_) => {
+                let mut chunks = self.parts.bodies.read(body).await.map_err(SubmitRefusal::Store)?;
+                while let Some(chunk) = chunks.next().await {
+                    request.hash.update(&chunk.map_err(SubmitRefusal::Store)?);
+                }
+            }
+        }
+        let mut scoped = Digest::new();
+        scoped.part(function.as_str().as_bytes());
+        scoped.part(key.as_bytes());
+        Ok(DedupKey { scope: "http".into(), key: scoped.fingerprint(), request: request.fingerprint() })
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.parts.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::Draining);
+        }
+        let limit = self.parts.live.load().settings.intake.body_limit;
+        if bytes > limit { Err(Refusal::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    async fn publish_event(&self, event: Event) -> Result<Receipt, Refusal> {
+        let parts = &*self.parts;
+        self.admit(event.body.len() as u64)?;
+        let settings = parts.live.load();
+        let IntakeSettings { unmatched, cloud_events, .. } = settings.settings.intake;
+        drop(settings);
+        let drafts: Vec<Draft> = {
+            let snapshot = parts.functions.snapshot();
+            if !snapshot.loaded {
+                return Err(Refusal::NoFunctionList);
+            }
+            let call_id = new_call_id_of_event(&event);
+            snapshot
+                .triggers
+                .matching(&event)
+                .into_iter()
+                .map(|function| draft_of_event(&snapshot, function, &call_id))
+                .collect()
+        };
+        if drafts.is_empty() {
+            return match (parts.functions.unmatched_is_known(), unmatched) {
+                (functions::Unmatched::Known, _)
+                | (functions::Unmatched::ByPolicy, broker_config::Unmatched::Ack) => Ok(Receipt::default()),
+                (functions::Unmatched::NotYet, _)
+                | (functions::Unmatched::ByPolicy, broker_config::Unmatched::Hold) => {
+                    Err(Refusal::NoFunctionList)
+                }
+            };
+        }
+        let functions: Vec<FunctionName> =
+            drafts.iter().filter_map(|draft| draft.target.function().cloned()).collect();
+        let queues: Vec<_> = drafts.iter().map(|draft| draft.lane.queue.clone()).collect();
+        let headers = headers::stored_of_event(&event, cloud_events);
+        let acceptance = Acceptance {
+            origin: Origin::Event { source: event.source, topic: event.topic },
+            headers,
+            body: event.body.into(),
+            drafts,
+            dedup: event.dedup,
+        };
+        match parts.queue.accept(acceptance).await.map_err(refusal)? {
+            Accepted::New(ids) => {
+                for queue in &queues {
+                    parts.metrics.submitted(queue, 1);
+                }
+                Ok(Receipt { invocations: functions.into_iter().zip(ids).collect(), duplicate: false })
+            }
+            // The first time other functions may have wanted it: its invocations are those of then.
+            Accepted::Duplicate(ids) => {
+                let mut invocations = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let known = parts.ledger.find(id).await.ok().flatten();
+                    if let Some(function) =
+                        known.and_then(|record| record.invocation.target.function().cloned())
+                    {
+                        invocations.push((function, id));
+                    }
+                }
+                Ok(Receipt { invocations, duplicate: true })
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl EventSink for Intake {
-    async fn publish(&self, _event: Event) -> Result<Receipt, Refusal> {
-        Err(Refusal::Draining)
+    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+        let source = event.source.clone();
+        let result = self.publish_event(event).await;
+        let outcome = match &result {
+            Ok(receipt) if receipt.duplicate => EventOutcome::Duplicate,
+            Ok(receipt) if receipt.invocations.is_empty() => EventOutcome::Unmatched,
+            Ok(_) => EventOutcome::Accepted,
+            Err(_) => EventOutcome::Refused,
+        };
+        self.parts.metrics.event(source.as_str(), outcome);
+        result
     }
 
-    async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
-        Err(Refusal::Draining)
+    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+        if self.parts.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::Draining);
+        }
+        let mut headers = message.headers;
+        if let Some(topic) = &message.topic {
+            headers.set("x-topic", headers::field_text(topic.as_str()));
+        }
+        let source = message.source.clone();
+        let acceptance = Acceptance {
+            origin: Origin::Quarantine { source: message.source },
+            headers,
+            body: message.raw.into(),
+            drafts: vec![Draft {
+                // Dead from the start, it never waits in its lane.
+                lane: Lane { queue: QueueName::default(), target: LaneTarget::CallbackHosts(0) },
+                target: Target::Nobody,
+                call_id: new_call_id(),
+                due: None,
+                max_age: None,
+            }],
+            dedup: message.dedup,
+        };
+        let buried = self.parts.queue.bury(acceptance, Reason::Undecodable, &message.why).await;
+        let outcome = match &buried {
+            Ok(Accepted::New(_)) => EventOutcome::Quarantined,
+            Ok(Accepted::Duplicate(_)) => EventOutcome::Duplicate,
+            Err(_) => EventOutcome::Refused,
+        };
+        self.parts.metrics.event(source.as_str(), outcome);
+        let accepted = buried.map_err(refusal)?;
+        Ok(Receipt { invocations: Vec::new(), duplicate: matches!(accepted, Accepted::Duplicate(_)) })
+    }
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").field("draining", &self.parts.draining).finish()
+    }
+}
+
+fn refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::KeyReused => Refusal::KeyReused,
+        error => Refusal::Store(error),
+    }
+}
+
+fn draft_of_event(snapshot: &functions::Snapshot, function: FunctionName, call_id: &CallId) -> Draft {
+    let reference = snapshot.table.get(&function).map(|function| function.reference.clone());
+    Draft {
+        lane: Lane {
+            queue: snapshot.rules(&function).queue.clone(),
+            target: LaneTarget::Function(function.clone()),
+        },
+        target: Target::Function(FunctionCall {
+            written: reference.unwrap_or_else(|| function.as_str().into()),
+            function,
+            path_and_query: "".into(),
+            callback_url: None,
+        }),
+        call_id: call_id.clone(),
+        due: None,
+        max_age: None,
+    }
+}
+
+/// Waits for a call's end, no longer than asked.
+async fn wait(mut waiter: crate::waiting::Waiter, limit: Duration) -> Option<FinalAnswer> {
+    tokio::time::timeout(limit, waiter.end()).await.ok().flatten()
+}
+
+/// Whether the gateway will get exactly these bytes.
+fn can_be_sent(path_and_query: &str) -> bool {
+    if path_and_query.is_empty() {
+        return true;
+    }
+    if !path_and_query.starts_with(['/', '?']) {
+        return false;
+    }
+    let target = if path_and_query.starts_with('?') {
+        format!("/{path_and_query}")
+    } else {
+        path_and_query.to_owned()
+    };
+    http::uri::PathAndQuery::from_maybe_shared(Bytes::from(target.clone()))
+        .is_ok_and(|parsed| parsed.as_str() == target)
+}
+
+fn new_call_id() -> CallId {
+    CallId::parse(&headers::random_uuid().to_string()).expect("a UUID is printable ASCII of 36 bytes")
+}
+
+/// A caller that gave its event a call id keeps it; all functions that run for one event share one.
+fn new_call_id_of_event(event: &Event) -> CallId {
+    event.headers.text("x-call-id").and_then(|text| CallId::parse(text).ok()).unwrap_or_else(new_call_id)
+}
+
+fn start_time_of(headers: &Headers) -> Option<Timestamp> {
+    let (_, last) = headers.iter().filter(|(name, _)| *name == "x-start-time").last()?;
+    std::str::from_utf8(last).ok()?.parse().ok().map(Timestamp::from_nanos)
+}
+
+/// A fingerprint in the making: parts are told from each other by their lengths.
+struct Digest {
+    hash: Sha256,
+}
+
+impl Digest {
+    fn new() -> Self {
+        Digest { hash: Sha256::new() }
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        self.hash.update((bytes.len() as u64).to_be_bytes());
+        self.hash.update(bytes);
+    }
+
+    fn fingerprint(self) -> Fingerprint {
+        let digest = self.hash.finalize();
+        let mut half = [0; 16];
+        half.copy_from_slice(&digest[..16]);
+        Fingerprint(u128::from_be_bytes(half))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_only_when_it_can_be_sent_byte_for_byte() {
+        for good in ["", "/", "/a%2Fb/../c", "?x=1", "/a?x=%3Cz%3E&y", "//x", "/%zz"] {
+            assert!(can_be_sent(good), "{good:?}");
+        }
+        for bad in ["a", "/a b", "/a#b", "/\u{0}", "/a\nb"] {
+            assert!(!can_be_sent(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_keep_parts_apart() {
+        let of = |parts: &[&str]| {
+            let mut digest = Digest::new();
+            parts.iter().for_each(|part| digest.part(part.as_bytes()));
+            digest.fingerprint()
+        };
+
+        assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
+        assert_ne!(of(&["a", "b"]), of(&["ab", ""]));
     }
 }

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use secrecy::SecretString;
 use url::Url;
 
-use broker_model::RetryPolicy;
+use broker_config::{Config, Credentials, HostRule, SecretSource, Unmatched};
 use broker_model::function::{Concurrency, OnDeadLetter};
+use broker_model::policy::DeadLetterRule;
+use broker_model::{Backoff, Jitter, RetryPolicy};
 
 /// Everything the engine is told. A reload swaps it whole: calls begun before finish under the old values.
 #[derive(Clone, Debug)]
@@ -50,25 +50,6 @@ pub struct GatewaySettings {
     pub proxy: Option<Url>,
 }
 
-/// Basic auth for the gateway's `/system` routes.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// Files that are read again when they change or the gateway answers 401. White space around values is dropped.
-    Files {
-        /// Holds the user's name.
-        username: PathBuf,
-        /// Holds the password.
-        password: PathBuf,
-    },
-    /// Values in hand.
-    Inline {
-        /// The user's name.
-        username: String,
-        /// The password.
-        password: SecretString,
-    },
-}
-
 /// Delivery defaults (`delivery.*`).
 #[derive(Clone, Debug)]
 pub struct DeliverySettings {
@@ -89,54 +70,22 @@ pub struct DeliverySettings {
 /// Callback settings (`callbacks.*`).
 #[derive(Clone, Debug)]
 pub struct CallbackSettings {
-    /// When not empty, only these are called.
+    /// Called even where `deny` or the built-in rule forbids it; our own listeners excepted.
     pub allow: Vec<HostRule>,
-    /// Never called, besides what is always denied.
+    /// Never called, besides what the built-in rule forbids.
     pub deny: Vec<HostRule>,
     /// Bound of one exchange.
     pub timeout: Duration,
     /// Certificates to trust besides the system's, PEM.
     pub ca_file: Option<PathBuf>,
-    /// The key callbacks are signed with (Standard Webhooks), without its `whsec_` prefix decoded.
-    pub sign: Option<SigningKey>,
+    /// The secret callbacks are signed with (Standard Webhooks); read at each callback, as it may change.
+    pub sign: Option<SecretSource>,
     /// Deliveries at once to the hosts of one callback lane.
     pub per_lane: NonZeroU32,
     /// Callback deliveries at once, all together.
     pub max_concurrency: NonZeroU32,
     /// Our own listeners, filled in once they are bound: nothing but their `/async-function/` is called.
     pub own_listeners: Vec<SocketAddr>,
-}
-
-/// A signing key's bytes.
-#[derive(Clone)]
-pub struct SigningKey(secrecy::SecretSlice<u8>);
-
-impl SigningKey {
-    /// The key with these bytes.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        SigningKey(bytes.into())
-    }
-
-    /// The bytes, for signing only.
-    pub fn expose(&self) -> &[u8] {
-        use secrecy::ExposeSecret;
-        self.0.expose_secret()
-    }
-}
-
-impl std::fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// Hosts or networks of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostRule {
-    /// This host, in lower case; a leading `*.` stands for all names below.
-    Host(String),
-    /// Every address of this network.
-    Net(IpNet),
 }
 
 /// Intake settings.
@@ -150,13 +99,72 @@ pub struct IntakeSettings {
     pub cloud_events: bool,
 }
 
-/// What becomes of an event nobody is known to want, while no complete function list came in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmatched {
-    /// It is received and forgotten.
-    Acknowledge,
-    /// It is given back until a complete list came.
-    Hold,
+impl EngineSettings {
+    /// What a configuration means for the engine.
+    pub fn from_config(config: &Config) -> Self {
+        let (gateway, delivery, callbacks) = (&config.gateway, &config.delivery, &config.callbacks);
+        let defaults = EngineSettings::default();
+        EngineSettings {
+            gateway: GatewaySettings {
+                url: gateway.url.as_url().clone(),
+                poll_interval: gateway.poll_interval,
+                default_namespace: gateway.default_namespace.clone(),
+                credentials: gateway.credentials.clone(),
+                ca_file: gateway.ca_file.clone(),
+                proxy: gateway.proxy.as_ref().map(|proxy| proxy.as_url().clone()),
+            },
+            delivery: DeliverySettings {
+                policy: RetryPolicy {
+                    attempts: delivery.retry.attempts,
+                    codes: delivery.retry.codes.iter().map(|code| code.as_u16()).collect(),
+                    backoff: Backoff {
+                        min: delivery.retry.min_wait,
+                        max: delivery.retry.max_wait,
+                        jitter: match delivery.retry.backoff {
+                            broker_config::Backoff::Exponential => Jitter::None,
+                            broker_config::Backoff::Full => Jitter::Full,
+                            broker_config::Backoff::Equal => Jitter::Equal,
+                        },
+                    },
+                    dead_letter: DeadLetterRule::All,
+                    max_age: delivery.max_age,
+                },
+                timeout: delivery.timeout,
+                max_concurrency: delivery.max_concurrency,
+                concurrency: match delivery.concurrency {
+                    broker_config::Concurrency::Adaptive => Concurrency::Adaptive,
+                    broker_config::Concurrency::Fixed(number) => Concurrency::Fixed(number),
+                },
+                on_dead_letter: delivery.on_dead_letter.as_ref().map(|target| match target {
+                    broker_config::DeadLetterTarget::Function(name) => {
+                        OnDeadLetter::Function(name.as_str().into())
+                    }
+                    broker_config::DeadLetterTarget::Url(url) => {
+                        OnDeadLetter::Url(url.as_url().as_str().into())
+                    }
+                }),
+                interruptions: defaults.delivery.interruptions,
+            },
+            callbacks: CallbackSettings {
+                allow: callbacks.allow.clone(),
+                deny: callbacks.deny.clone(),
+                timeout: callbacks.timeout,
+                ca_file: callbacks.ca_file.clone(),
+                sign: callbacks.sign.as_ref().map(|signing| signing.secret.clone()),
+                own_listeners: vec![config.listen.http, config.listen.metrics],
+                ..defaults.callbacks
+            },
+            intake: IntakeSettings {
+                body_limit: config.limits.body.bytes(),
+                unmatched: config.unmatched,
+                ..defaults.intake
+            },
+            response_limit: config.limits.response.bytes(),
+            in_flight: config.limits.in_flight.bytes(),
+            log_settled: config.log.calls,
+            ..defaults
+        }
+    }
 }
 
 impl Default for EngineSettings {
@@ -191,7 +199,7 @@ impl Default for EngineSettings {
             },
             intake: IntakeSettings {
                 body_limit: 64 * 1024 * 1024,
-                unmatched: Unmatched::Acknowledge,
+                unmatched: Unmatched::Ack,
                 cloud_events: true,
             },
             response_limit: 10 * 1024 * 1024,

@@ -1,16 +1,226 @@
 //! What the gateway lists, what its functions want, and how their lanes stand.
 
-use std::sync::Arc;
+pub(crate) mod annotations;
+pub(crate) mod rules;
+pub(crate) mod table_file;
+pub(crate) mod watcher;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
-use broker_model::{Demand, FunctionName, FunctionTable, QueueName, Timestamp, TriggerTable};
+use broker_model::ledger::LaneStats;
+use broker_model::queue::Pausable;
+use broker_model::{
+    Clock, Demand, Function, FunctionName, FunctionTable, InvocationQueue, LaneTarget, Ledger, QueueName,
+    Timestamp, TriggerTable,
+};
+
+use crate::dispatch::Board;
+use crate::settings::DeliverySettings;
+
+pub use rules::Rules;
+
+/// How many functions that are gone have their last annotations remembered.
+const GONE: usize = 4096;
+
+/// What is known of functions, shared by everybody.
+pub(crate) struct State {
+    snapshot: ArcSwap<Snapshot>,
+    demand: watch::Sender<Demand>,
+    changed: watch::Sender<u64>,
+    problem: Mutex<Option<ListProblem>>,
+    complete: AtomicBool,
+    boards: Mutex<HashMap<FunctionName, Arc<Board>>>,
+    gateway_down: ArcSwapOption<GatewayDown>,
+    clock: Arc<dyn Clock>,
+    ledger: Arc<dyn Ledger>,
+    queue: Arc<dyn InvocationQueue>,
+    started: Duration,
+}
+
+/// One moment of it.
+pub(crate) struct Snapshot {
+    /// Whether a list was ever loaded.
+    pub(crate) loaded: bool,
+    /// The list.
+    pub(crate) table: Arc<FunctionTable>,
+    /// Who wants what.
+    pub(crate) triggers: Arc<TriggerTable>,
+    rules: HashMap<FunctionName, Arc<Rules>>,
+    unlisted: Arc<Rules>,
+    gone: BTreeMap<FunctionName, Function>,
+}
+
+impl Snapshot {
+    fn new(
+        loaded: bool,
+        table: Arc<FunctionTable>,
+        gone: BTreeMap<FunctionName, Function>,
+        delivery: &DeliverySettings,
+    ) -> Self {
+        let rules = table
+            .functions
+            .values()
+            .chain(gone.values())
+            .map(|function| (function.name.clone(), Arc::new(Rules::of(Some(function), delivery))))
+            .collect();
+        Snapshot {
+            loaded,
+            triggers: Arc::new(TriggerTable::from_functions(&table)),
+            table,
+            rules,
+            unlisted: Arc::new(Rules::of(None, delivery)),
+            gone,
+        }
+    }
+
+    /// The rules for a function: its annotations as last known, or the defaults.
+    pub(crate) fn rules(&self, function: &FunctionName) -> &Arc<Rules> {
+        self.rules.get(function).unwrap_or(&self.unlisted)
+    }
+
+    /// The rules for what is no function.
+    pub(crate) fn defaults(&self) -> &Arc<Rules> {
+        &self.unlisted
+    }
+}
+
+impl State {
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        ledger: Arc<dyn Ledger>,
+        queue: Arc<dyn InvocationQueue>,
+        delivery: &DeliverySettings,
+    ) -> Self {
+        State {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(false, Arc::default(), BTreeMap::new(), delivery)),
+            demand: watch::Sender::new(Demand::default()),
+            changed: watch::Sender::new(0),
+            problem: Mutex::default(),
+            complete: AtomicBool::new(false),
+            boards: Mutex::default(),
+            gateway_down: ArcSwapOption::empty(),
+            started: clock.monotonic(),
+            clock,
+            ledger,
+            queue,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// Counts up with every change of the table or of the defaults.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Takes a new table.
+    pub(crate) fn swap(&self, table: FunctionTable, delivery: &DeliverySettings) {
+        let before = self.snapshot.load();
+        let mut gone = before.gone.clone();
+        for (name, function) in &before.table.functions {
+            if !table.functions.contains_key(name) {
+                gone.insert(name.clone(), function.clone());
+            }
+        }
+        gone.retain(|name, _| !table.functions.contains_key(name));
+        while gone.len() > GONE {
+            gone.pop_first();
+        }
+        let snapshot = Snapshot::new(true, Arc::new(table), gone, delivery);
+        let demand = snapshot.triggers.demand();
+        self.snapshot.store(Arc::new(snapshot));
+        self.demand.send_if_modified(|known| {
+            let differs = *known != demand;
+            *known = demand;
+            differs
+        });
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Takes new defaults.
+    pub(crate) fn defaults_changed(&self, delivery: &DeliverySettings) {
+        let before = self.snapshot.load();
+        let snapshot = Snapshot::new(before.loaded, before.table.clone(), before.gone.clone(), delivery);
+        self.snapshot.store(Arc::new(snapshot));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A complete list came.
+    pub(crate) fn listed(&self, problem: Option<ListProblem>) {
+        self.complete.store(true, Ordering::SeqCst);
+        *self.problem() = problem;
+    }
+
+    /// No complete list came; whether that is news.
+    pub(crate) fn not_listed(&self, problem: ListProblem) -> bool {
+        let mut last = self.problem();
+        let news = last.as_ref().is_none_or(|last| last.problem != problem.problem);
+        *last = Some(problem);
+        news
+    }
+
+    /// Whether it can be said that nobody wants an event: a complete list came in this process, or none came for a minute.
+    pub(crate) fn unmatched_is_known(&self) -> Unmatched {
+        const GRACE: Duration = Duration::from_secs(60);
+        if self.complete.load(Ordering::SeqCst) {
+            Unmatched::Known
+        } else if self.clock.monotonic().saturating_sub(self.started) >= GRACE {
+            Unmatched::ByPolicy
+        } else {
+            Unmatched::NotYet
+        }
+    }
+
+    pub(crate) fn set_gateway_down(&self, down: Option<GatewayDown>) {
+        self.gateway_down.store(down.map(Arc::new));
+    }
+
+    pub(crate) fn put_board(&self, function: &FunctionName, board: Arc<Board>) {
+        self.boards().insert(function.clone(), board);
+    }
+
+    pub(crate) fn remove_board(&self, function: &FunctionName) {
+        self.boards().remove(function);
+    }
+
+    fn boards(&self) -> MutexGuard<'_, HashMap<FunctionName, Arc<Board>>> {
+        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn problem(&self) -> MutexGuard<'_, Option<ListProblem>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an event without a match is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmatched {
+    /// It is.
+    Known,
+    /// It cannot be known, and policy decides.
+    ByPolicy,
+    /// It cannot be known yet.
+    NotYet,
+}
 
 /// The read view of functions and their lanes. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Functions {
-    demand: watch::Receiver<Demand>,
+    state: Arc<State>,
+}
+
+impl std::fmt::Debug for Functions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Functions").field("listed", &self.table().functions.len()).finish()
+    }
 }
 
 /// Why the gateway's function list could not be used; the last complete one serves.
@@ -88,47 +298,118 @@ impl WaitingReason {
 }
 
 impl Functions {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Functions { state }
+    }
+
     /// The last complete list, or the one from disk; empty before either.
     pub fn table(&self) -> Arc<FunctionTable> {
-        Arc::default()
+        self.state.snapshot.load().table.clone()
     }
 
     /// Who wants what, of the same moment as [`Functions::table`].
     pub fn triggers(&self) -> Arc<TriggerTable> {
-        Arc::default()
+        self.state.snapshot.load().triggers.clone()
+    }
+
+    /// The rules calls of a function are delivered under: its annotations as last known, over the defaults.
+    pub fn rules(&self, function: &FunctionName) -> Arc<Rules> {
+        self.state.snapshot.load().rules(function).clone()
     }
 
     /// What sources should listen for; changes only when it differs.
     pub fn demand(&self) -> watch::Receiver<Demand> {
-        self.demand.clone()
+        self.state.demand.subscribe()
     }
 
     /// Whether a list was loaded, from disk or from the gateway.
     pub fn loaded(&self) -> bool {
-        false
+        self.state.snapshot.load().loaded
     }
 
     /// How old the list is; `None` before one was loaded.
     pub fn age(&self) -> Option<Duration> {
-        None
+        let snapshot = self.state.snapshot.load();
+        snapshot.loaded.then(|| self.state.clock.now().since(snapshot.table.listed_at))
     }
 
     /// What was wrong with the last list asked for; `None` when it was complete.
     pub fn last_problem(&self) -> Option<ListProblem> {
-        None
+        self.state.problem().clone()
     }
 
     /// How the function's lanes stand, one for each queue that holds calls of it; at least one.
-    pub fn lane_states(&self, _function: &FunctionName) -> Vec<LaneState> {
-        Vec::new()
+    pub fn lane_states(&self, function: &FunctionName) -> Vec<LaneState> {
+        let snapshot = self.state.snapshot.load();
+        let rules = snapshot.rules(function);
+        let board = self.state.boards().get(function).cloned();
+        let paused = self.state.queue.paused().contains(&Pausable::Function(function.clone()));
+        let down = self.state.gateway_down.load().is_some();
+        let limit = board
+            .as_ref()
+            .map_or_else(|| crate::dispatch::first_limit(rules.concurrency), |board| board.limit());
+        let mut states: Vec<LaneState> = self
+            .state
+            .ledger
+            .lanes()
+            .into_iter()
+            .filter(|stats| matches!(&stats.lane.target, LaneTarget::Function(of) if of == function))
+            .map(|stats| LaneState {
+                queue: stats.lane.queue.clone(),
+                waiting: stats.ready + stats.retrying + stats.scheduled,
+                scheduled: stats.scheduled,
+                delivering: stats.delivering,
+                limit,
+                paused,
+                waiting_reason: waiting_reason(&stats, paused, down, board.as_deref(), limit),
+            })
+            .collect();
+        if states.is_empty() {
+            let queue = rules.queue.clone();
+            states.push(LaneState {
+                queue,
+                waiting: 0,
+                scheduled: 0,
+                delivering: 0,
+                limit,
+                paused,
+                waiting_reason: None,
+            });
+        }
+        states
     }
 
     /// Whether the gateway is held for down.
     pub fn gateway_down(&self) -> Option<GatewayDown> {
-        None
+        self.state.gateway_down.load().as_deref().cloned()
     }
+}
 
-    pub(crate) fn thin() -> Self {
-        Functions { demand: watch::channel(Demand::default()).1 }
+/// The most telling of the reasons, the one an operator can do something about first.
+fn waiting_reason(
+    stats: &LaneStats,
+    paused: bool,
+    gateway_down: bool,
+    board: Option<&Board>,
+    limit: u32,
+) -> Option<WaitingReason> {
+    let LaneStats { ready, retrying, scheduled, delivering, .. } = *stats;
+    if ready + retrying + scheduled == 0 {
+        return None;
     }
+    if paused {
+        return Some(WaitingReason::Paused);
+    }
+    if ready + retrying > 0 && gateway_down {
+        return Some(WaitingReason::GatewayDown);
+    }
+    if ready + retrying > 0
+        && let Some(reason) = board.and_then(Board::reason)
+    {
+        return Some(reason);
+    }
+    if ready > 0 {
+        return (delivering >= u64::from(limit)).then_some(WaitingReason::AtLimit);
+    }
+    Some(if retrying > 0 { WaitingReason::Retrying } else { WaitingReason::Scheduled })
 }
