@@ -15,8 +15,6 @@
 //!
 //! This crate does not know functions, gateways, sources, HTTP or configuration files.
 
-#![allow(dead_code)]
-
 mod bodies;
 mod codec;
 mod dedup;

@@ -143,10 +143,7 @@ pub(crate) fn record_at(salt: u32, bytes: &[u8]) -> Option<(u8, Range<usize>)> {
     (u32_at(bytes, 12)? == crc32c_append(salt, found)).then_some((bytes[4], payload))
 }
 
-/// How much of a record's front says how long it is.
-pub(crate) const RECORD_FRONT: usize = RECORD_HEADER;
-
-/// The length of the whole record whose first [`RECORD_FRONT`] bytes these are.
+/// The length of the whole record that begins with these bytes.
 pub(crate) fn record_length(front: &[u8]) -> Option<usize> {
     Some(RECORD_HEADER + u32_at(front, 0)? as usize)
 }

@@ -1,6 +1,349 @@
 //! Giving space back: segments go oldest first, and what still lives in the oldest is copied forward first.
+//!
+//! Because only the oldest goes, a settled mark never disappears before what it settles: it stands behind it. A
+//! segment is removed after a sync that covers every copy and every settlement its removal relies on.
 
-use crate::store::Shared;
+use std::time::Duration;
 
-/// Removes the oldest segments while nothing in them is needed.
-pub(crate) fn give_back(_shared: &Shared) {}
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use broker_model::Acceptance;
+
+use crate::bodies::read_error;
+use crate::ledger::death_in;
+use crate::record::{self, KeyRow, Moved, MovedPart, Record, Standing, kind, nanos};
+use crate::segment;
+use crate::state::{After, Extra, MovedMark};
+use crate::store::{Core, Pending, Shared};
+use crate::table::{Entry, Phase, Place};
+
+/// How many keys are carried forward in one record.
+const KEYS_AT_ONCE: usize = 4096;
+/// How often a record is looked at again when it changed while it was being read.
+const TRIES: usize = 8;
+
+/// Removes the oldest segments as far as the rules say so.
+pub(crate) fn give_back(shared: &Shared) {
+    while let Some(step) = next_step(shared) {
+        let done = match step {
+            Step::Remove(segment) => remove(shared, segment),
+            Step::Copy(segment) => copy(shared, segment) && remove(shared, segment),
+        };
+        if !done {
+            return;
+        }
+    }
+}
+
+enum Step {
+    /// Nothing in it is needed.
+    Remove(u32),
+    /// Something in it lives on.
+    Copy(u32),
+}
+
+fn next_step(shared: &Shared) -> Option<Step> {
+    let mut core = shared.core();
+    if core.closing || core.failed.is_some() {
+        return None;
+    }
+    let (&oldest, &space) = core.state.space.first_key_value()?;
+    if oldest >= core.current {
+        return None;
+    }
+    if space.entries == 0 {
+        return Some(Step::Remove(oldest));
+    }
+    let on_disk: u64 = core.state.space.values().map(|space| space.len).sum();
+    let live: u64 = core.state.space.values().map(|space| space.live).sum();
+    let allowed = 2 * live + core.state.retained_bytes() + 4 * shared.options.segment_bytes;
+    // On a full disk what can only be looked up makes room, and copying is worth what it frees.
+    let pressed = core.full.is_some() && space.live < space.len / 2;
+    if on_disk <= allowed && !pressed {
+        return None;
+    }
+    core.state.forget_ended_in(oldest);
+    if core.state.space.get(&oldest).is_some_and(|space| space.entries == 0) {
+        return Some(Step::Remove(oldest));
+    }
+    // Copies need room themselves, and must not take what settlements are promised.
+    if core.full.is_some() && core.room < space.live + shared.settlement_reserve() {
+        return None;
+    }
+    Some(Step::Copy(oldest))
+}
+
+/// Removes a segment that nothing lives in, carrying its dedup keys forward. Whether it is gone.
+fn remove(shared: &Shared, segment: u32) -> bool {
+    if shared.core().state.dedup.on_segment(segment) > 0 && !carry_keys(shared, segment) {
+        return false;
+    }
+    // The settlements that emptied it may still be on their way.
+    if !settled_so_far(shared) {
+        return false;
+    }
+    {
+        let mut core = shared.core();
+        match core.state.space.get(&segment) {
+            Some(space) if space.entries > 0 => return false,
+            _ => core.state.space.remove(&segment),
+        };
+    }
+    shared.close_handle(segment);
+    let path = shared.segment_path(segment);
+    let removed = shared.files.remove(&path).and_then(|()| shared.files.sync_dir(&shared.journal_dir()));
+    if let Err(error) = removed {
+        // It is read again at the next start and does no harm: everything in it is settled behind it.
+        tracing::warn!(%error, path = %path.display(), "cannot remove a segment nothing lives in");
+    }
+    true
+}
+
+/// Blocks until everything asked for so far is durable; `false` when the store stopped instead.
+fn settled_so_far(shared: &Shared) -> bool {
+    let receiver = {
+        let mut core = shared.core();
+        if core.check_open().is_err() {
+            return false;
+        }
+        let (waiter, receiver) = oneshot::channel();
+        let after = After::Barrier;
+        let pending = Pending { kind: 0, payload: Vec::new(), after, waiter: Some(waiter), urgent: true };
+        shared.push(&mut core, pending);
+        receiver
+    };
+    matches!(receiver.blocking_recv(), Ok(Ok(())))
+}
+
+fn read_segment(shared: &Shared, segment: u32) -> Option<Bytes> {
+    let path = shared.segment_path(segment);
+    let read = shared.files.open(&path).and_then(|file| {
+        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
+        let read = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    });
+    match read {
+        Ok(bytes) => Some(bytes.into()),
+        Err(error) => {
+            tracing::error!(%error, path = %path.display(), "cannot read a segment that is to make room");
+            None
+        }
+    }
+}
+
+/// Every record of a segment with its place.
+fn records(shared: &Shared, number: u32) -> Option<Vec<(Place, Record)>> {
+    let bytes = read_segment(shared, number)?;
+    let mut records = Vec::new();
+    segment::scan(&bytes, shared.salt, number, Some(bytes.len() as u64), |found| {
+        if matches!(found.kind, kind::ACCEPTED | kind::SETTLED | kind::MOVED | kind::KEYS)
+            && let Ok(record) = record::read(found.kind, found.payload)
+        {
+            records.push((Place { segment: number, offset: found.offset }, record));
+        }
+    });
+    Some(records)
+}
+
+fn carry_keys(shared: &Shared, segment: u32) -> bool {
+    let Some(records) = records(shared, segment) else { return false };
+    let mut rows = Vec::new();
+    for (_, record) in records {
+        match record {
+            Record::Accepted(accepted) => {
+                if let Some(key) = accepted.acceptance.dedup {
+                    let count = accepted.acceptance.drafts.len() as u32;
+                    rows.push(KeyRow { key, first: accepted.first, count, at: accepted.at });
+                }
+            }
+            Record::Keys(keys) => rows.extend(keys),
+            _ => {}
+        }
+    }
+    for rows in rows.chunks(KEYS_AT_ONCE) {
+        let mut core = shared.core();
+        let rows: Vec<KeyRow> = rows
+            .iter()
+            .filter(|row| core.state.dedup.stands_on(&row.key, row.first, segment))
+            .cloned()
+            .collect();
+        if core.check_open().is_err() {
+            return false;
+        }
+        if !rows.is_empty() {
+            let payload = record::keys(&rows);
+            let after = After::Keys(rows);
+            shared.push(&mut core, Pending { kind: kind::KEYS, payload, after, waiter: None, urgent: false });
+        }
+    }
+    true
+}
+
+/// Copies what lives in a segment to the end of the journal. Whether nothing is left in it.
+fn copy(shared: &Shared, segment: u32) -> bool {
+    let Some(records) = records(shared, segment) else { return false };
+    let mut owed = 0;
+    for (place, record) in records {
+        let copied = match &record {
+            Record::Accepted(accepted) => {
+                let numbers = numbers(accepted.first, accepted.acceptance.drafts.len());
+                copy_one(shared, place, 0, &record, (&accepted.acceptance, accepted.at), &numbers)
+            }
+            Record::Settled(settled) => {
+                let (mut part, mut copied) = (0, Some(0));
+                for accepted in &settled.then {
+                    let numbers = numbers(accepted.first, accepted.acceptance.drafts.len());
+                    let one =
+                        copy_one(shared, place, part, &record, (&accepted.acceptance, accepted.at), &numbers);
+                    copied = copied.and_then(|bytes: u64| Some(bytes + one?));
+                    part += numbers.len() as u32;
+                }
+                copied
+            }
+            Record::Moved(moved) => {
+                let numbers: Vec<u64> = moved.parts.iter().map(|part| part.number).collect();
+                copy_one(shared, place, 0, &record, (&moved.acceptance, moved.at), &numbers)
+            }
+            _ => Some(0),
+        };
+        let Some(bytes) = copied else { return false };
+        owed += bytes;
+        // A bounded rate, in steps of an eighth of a second, so that deliveries keep the disk.
+        if owed > shared.options.copy_rate / 8 {
+            std::thread::sleep(Duration::from_secs_f64(owed as f64 / shared.options.copy_rate.max(1) as f64));
+            owed = 0;
+        }
+    }
+    settled_so_far(shared)
+}
+
+fn numbers(first: u64, count: usize) -> Vec<u64> {
+    (first..first + count as u64).collect()
+}
+
+/// One part that lives, as it stood when it was looked at.
+struct Seen {
+    number: u64,
+    nth: usize,
+    entry: Entry,
+    extra: Extra,
+}
+
+/// Copies the parts of one acceptance that live. How many bytes that took; `None` when it could not be done now.
+fn copy_one(
+    shared: &Shared,
+    place: Place,
+    part: u32,
+    record: &Record,
+    (acceptance, at): (&Acceptance, u64),
+    numbers: &[u64],
+) -> Option<u64> {
+    for _ in 0..TRIES {
+        let seen = look(&shared.core(), place, part, numbers);
+        if seen.is_empty() {
+            return Some(0);
+        }
+        if seen.iter().any(|seen| seen.extra.is_pending() || seen.entry.phase() == Phase::Redriving) {
+            if !settled_so_far(shared) {
+                return None;
+            }
+            continue;
+        }
+        let mut parts = Vec::with_capacity(seen.len());
+        for seen in &seen {
+            match moved_part(shared, seen, record, place) {
+                Ok(part) => parts.push(part),
+                Err(error) => {
+                    let error = read_error(error);
+                    tracing::error!(%error, "cannot copy an invocation forward: its segment stays");
+                    return None;
+                }
+            }
+        }
+        let mut copy =
+            Acceptance { drafts: Vec::with_capacity(seen.len()), dedup: None, ..acceptance.clone() };
+        copy.drafts.extend(seen.iter().map(|seen| acceptance.drafts[seen.nth].clone()));
+        let payload = record::moved(&Moved { at, acceptance: copy, parts });
+        let marks = seen
+            .iter()
+            .map(|seen| MovedMark {
+                number: seen.number,
+                life: seen.extra.life(),
+                attempts: seen.extra.attempts.clone(),
+                end: seen.extra.end,
+            })
+            .collect();
+        let mut core = shared.core();
+        if core.check_open().is_err() {
+            return None;
+        }
+        let now = look(&core, place, part, numbers);
+        if now.len() == seen.len() && now.iter().zip(&seen).all(|(a, b)| is_same(a, b)) {
+            let bytes = payload.len() as u64;
+            let after = After::Moved(marks);
+            shared
+                .push(&mut core, Pending { kind: kind::MOVED, payload, after, waiter: None, urgent: false });
+            return Some(bytes);
+        }
+    }
+    // It is busy; there is another round in a second.
+    None
+}
+
+fn look(core: &Core, place: Place, part: u32, numbers: &[u64]) -> Vec<Seen> {
+    let seen = numbers.iter().enumerate().filter_map(|(nth, &number)| {
+        let entry = core.state.table.get(number)?;
+        if entry.place != place || entry.part != part + nth as u32 || entry.phase().is_over() {
+            return None;
+        }
+        let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
+        Some(Seen { number, nth, entry: *entry, extra })
+    });
+    seen.collect()
+}
+
+fn is_same(a: &Seen, b: &Seen) -> bool {
+    let of = |seen: &Seen| {
+        let extra = &seen.extra;
+        (seen.number, seen.entry.phase(), extra.life(), extra.token, extra.started, extra.until, extra.made())
+    };
+    of(a) == of(b)
+}
+
+fn moved_part(
+    shared: &Shared,
+    seen: &Seen,
+    record: &Record,
+    place: Place,
+) -> Result<MovedPart, crate::store::ReadError> {
+    let extra = &seen.extra;
+    let standing = match (seen.entry.phase(), extra.end) {
+        (Phase::Dead, Some(end)) => {
+            let said = if end == place {
+                death_in(record, seen.number)
+            } else {
+                death_in(&shared.read_record(end)?.0, seen.number)
+            };
+            let damaged = || crate::store::ReadError::Damaged(shared.segment_path(end.segment));
+            let (reason, detail) = said.ok_or_else(damaged)?;
+            Standing::Dead { reason, detail, died_at: extra.ended_at }
+        }
+        (Phase::Retrying, _) => {
+            let now = shared.moment();
+            let left = extra.until.saturating_sub(nanos(now.mono));
+            Standing::Waiting { until: Some(now.wall.saturating_add(left)) }
+        }
+        _ => Standing::Waiting { until: None },
+    };
+    Ok(MovedPart {
+        number: seen.number,
+        life: extra.life(),
+        life_began: extra.life_began,
+        interrupted: extra.interrupted,
+        started: extra.started,
+        standing,
+        history: shared.attempts(seen.number, extra)?,
+    })
+}

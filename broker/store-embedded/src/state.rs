@@ -146,10 +146,10 @@ pub(crate) enum Ended {
 pub(crate) struct MovedMark {
     pub(crate) number: u64,
     pub(crate) life: u32,
-    /// How many attempts the moved record has.
-    pub(crate) attempts: usize,
-    /// It states how the invocation died.
-    pub(crate) dead: bool,
+    /// Where the attempts stood that the moved record repeats, in its order.
+    pub(crate) attempts: Vec<AttemptAt>,
+    /// Where it was said how the invocation died, if the moved record repeats it.
+    pub(crate) end: Option<Place>,
 }
 
 /// Books a record into the small state, in journal order.
@@ -324,10 +324,6 @@ impl State {
         totals.held = self.lanes.held();
         totals.dead_kept = self.dead.len() as u64;
         totals
-    }
-
-    pub(crate) fn set_totals(&mut self, totals: Totals) {
-        self.totals = totals;
     }
 
     // ---- Acceptance ----
@@ -836,11 +832,14 @@ impl State {
         if let Some(extra) = self.extras.get_mut(&mark.number)
             && extra.life() == mark.life
         {
-            for (nth, attempt) in extra.attempts.iter_mut().take(mark.attempts).enumerate() {
-                attempt.place = place;
-                attempt.nth = nth as u8;
+            for (nth, was) in mark.attempts.iter().enumerate() {
+                // One that fell to a count meanwhile is not there any more.
+                if let Some(attempt) = extra.attempts.iter_mut().find(|attempt| *attempt == was) {
+                    attempt.place = place;
+                    attempt.nth = nth as u8;
+                }
             }
-            if mark.dead && extra.end.is_some() {
+            if extra.end.is_some() && extra.end == mark.end {
                 extra.end = Some(place);
             }
         }

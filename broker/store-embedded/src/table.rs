@@ -130,7 +130,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::record::BodyFile;
+use crate::space;
 use crate::store::{Core, Shared, Spare};
 
 /// How often it looks around when nobody calls.
@@ -38,9 +39,13 @@ pub(crate) fn run(shared: &Shared) {
             core.state.expire(now.wall);
             core.state.dedup.expire_all(now.mono);
         }
-        remove_bodies(shared, &mut leaving, now.mono);
-        crate::space::give_back(shared);
+        // The writer may need the next segment at any moment; the rest has time.
         ensure_spare(shared);
+        remove_bodies(shared, &mut leaving, now.mono);
+        space::give_back(shared);
+        if shared.core().full.is_some() {
+            ensure_spare(shared);
+        }
     }
 }
 

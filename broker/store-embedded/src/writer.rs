@@ -98,10 +98,12 @@ fn next_batch(shared: &Shared, journal: &mut Journal) -> Option<Vec<Pending>> {
         core = wait(shared, core, Some(left));
     }
     core.rest = Rest::No;
+    // Small segments are for tests and small disks; a batch must not stretch one.
+    let most_bytes = MOST_BYTES.min(usize::try_from(shared.options.segment_bytes / 4).unwrap_or(MOST_BYTES));
     let (mut records, mut bytes) = (0, 0);
     for pending in &core.pending {
         bytes += pending.payload.len();
-        if records > 0 && (bytes > MOST_BYTES || records >= MOST_RECORDS) {
+        if records > 0 && (bytes > most_bytes || records >= MOST_RECORDS) {
             break;
         }
         records += 1;

@@ -135,3 +135,12 @@ pub(crate) async fn read(store: &EmbeddedStore, body: &Body) -> Bytes {
         store.read(body).await.expect("it reads").try_collect().await.expect("it is whole");
     chunks.concat().into()
 }
+
+/// Waits until something is so; the store's own threads do it.
+pub(crate) async fn eventually(mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "it did not happen in 20 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

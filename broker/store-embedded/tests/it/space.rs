@@ -1,0 +1,101 @@
+//! Disk is given back, and nothing that still matters goes with it.
+
+use std::time::Duration;
+
+use broker_model::{
+    Acceptance, Accepted, Clock, DedupKey, Fingerprint, InvocationQueue, Ledger, Reason, Settlement, State,
+};
+use broker_store_embedded::{Options, Retention};
+use tempfile::TempDir;
+
+use crate::kit::*;
+
+fn tight(path: &std::path::Path) -> Options {
+    let retention = Retention { age: Duration::from_secs(3600), count: 10, bytes: 16 << 10 };
+    Options { retention, copy_rate: 1 << 30, ..options(path) }
+}
+
+async fn traffic(store: &broker_store_embedded::EmbeddedStore, rounds: usize) {
+    for _ in 0..rounds {
+        let accepted = (0..64).map(|_| accept(store, call("busy", vec![1u8; 1024])));
+        futures::future::join_all(accepted).await;
+        drain(store, "busy").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steady_traffic_takes_bounded_disk_and_long_waits_survive_it() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let (store, _) = open(tight(dir.path()), &clock);
+    let mut delayed = call("later", "kept");
+    delayed.drafts[0].due = Some(clock.now() + Duration::from_secs(86_400));
+    let delayed = accept(&store, delayed).await;
+    let dead = store.bury(call("env", "dead"), Reason::Rejected, "why").await.unwrap().ids()[0];
+    let retried = accept(&store, call("again", "r")).await;
+    for number in 1..=5 {
+        let delivery = store.lease(&[(lane("again"), 1)]).await.unwrap().pop().unwrap();
+        let wait = Duration::from_secs(if number == 5 { 30 } else { 0 });
+        store
+            .settle(delivery.lease, Settlement::Retry { attempt: attempt(number, 500), wait })
+            .await
+            .unwrap();
+    }
+    let running = accept(&store, call("slow", "s")).await;
+    let slow = store.lease(&[(lane("slow"), 1)]).await.unwrap().pop().unwrap();
+    let key = DedupKey { scope: "http".into(), key: Fingerprint(1), request: Fingerprint(2) };
+    let keyed = Acceptance { dedup: Some(key), ..call("keyed", "k") };
+    let first = store.accept(keyed.clone()).await.unwrap();
+    drain(&store, "keyed").await;
+
+    traffic(&store, 60).await;
+
+    let bound = 8 * (64 << 10) + 2 * (16 << 10);
+    eventually(|| store.health().disk_bytes <= bound).await;
+    assert!(!dir.path().join("journal/0000000001.seg").exists());
+    assert_eq!(store.accept(keyed.clone()).await.unwrap(), Accepted::Duplicate(first.ids().to_vec()));
+    assert_no_drift(&store);
+    let record = store.find(retried).await.unwrap().unwrap();
+    assert_eq!((record.attempts.len(), record.state), (5, State::Waiting));
+    drop(store);
+
+    let (store, recovered) = open(tight(dir.path()), &clock);
+    assert_eq!((recovered.damage.len(), recovered.missing_records, recovered.reconciled), (0, 0, 0));
+    assert_eq!((recovered.held, recovered.dead, recovered.interrupted), (3, 1, 1));
+    assert_eq!(store.accept(keyed).await.unwrap(), Accepted::Duplicate(first.ids().to_vec()));
+    let again = store.lease(&[(lane("slow"), 1)]).await.unwrap().pop().unwrap();
+    assert_eq!((again.invocation.id, again.interrupted), (running, 1));
+    assert_ne!(again.lease, slow.lease);
+    let record = store.find(dead).await.unwrap().unwrap();
+    assert_eq!(&*record.dead_letter.unwrap().detail, "why");
+    assert!(store.lease(&[(lane("again"), 1), (lane("later"), 1)]).await.unwrap().is_empty());
+    clock.advance(Duration::from_secs(30));
+    let again = store.lease(&[(lane("again"), 1)]).await.unwrap().pop().unwrap();
+    assert_eq!((again.invocation.id, again.made), (retried, 5));
+    let kept: Vec<u32> =
+        store.find(retried).await.unwrap().unwrap().attempts.kept().map(|attempt| attempt.number).collect();
+    assert_eq!(kept, [1, 2, 3, 4, 5]);
+    clock.advance(Duration::from_secs(86_400));
+    let later = store.lease(&[(lane("later"), 1)]).await.unwrap().pop().unwrap();
+    assert_eq!(later.invocation.id, delayed);
+    assert_no_drift(&store);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_goes_when_its_call_is_forgotten_and_not_before() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let (store, _) = open(tight(dir.path()), &clock);
+    let body = vec![3u8; 700 << 10];
+    accept(&store, call("env", body.clone())).await;
+    let files = || std::fs::read_dir(dir.path().join("bodies")).unwrap().count();
+    assert_eq!(files(), 1);
+    drop(store);
+    std::fs::write(dir.path().join("bodies/00000000000000ff"), b"nobody's").unwrap();
+
+    let (store, recovered) = open(tight(dir.path()), &clock);
+    assert_eq!((recovered.orphans, files()), (1, 1));
+    let delivery = store.lease(&[(lane("env"), 1)]).await.unwrap().pop().unwrap();
+    assert_eq!(read(&store, &delivery.invocation.body).await, body);
+    store.settle(delivery.lease, completed()).await.unwrap();
+    clock.advance(Duration::from_secs(3601));
+    eventually(|| files() == 0).await;
+}
