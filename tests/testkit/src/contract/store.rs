@@ -26,7 +26,7 @@ mod waiting;
 use std::future::Future;
 use std::time::Duration;
 
-pub use agreement::agree;
+pub use agreement::{agree, disagreement};
 pub use bench::{End, Engine};
 
 use crate::time::within;

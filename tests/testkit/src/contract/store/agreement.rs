@@ -97,7 +97,17 @@ fn step() -> impl Strategy<Value = Step> {
 /// # Panics
 /// With the shortest story found on which they do not agree.
 pub fn agree<E: Engine>(cases: u32) {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    if let Some(how) = disagreement::<E>(cases, 300) {
+        panic!("they disagree: {how}");
+    }
+}
+
+/// Looks for a story on which an engine and the reference store do not agree, and makes it shorter in `shrink` steps.
+///
+/// # Panics
+/// When no stories can be made.
+pub fn disagreement<E: Engine>(cases: u32, shrink: u32) -> Option<String> {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: shrink, ..Config::default() };
     let stories = proptest::collection::vec(step(), 1..50);
     let outcome = TestRunner::new(config).run(&stories, |story| {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -110,12 +120,12 @@ pub fn agree<E: Engine>(cases: u32) {
             .map_err(TestCaseError::fail)
     });
     match outcome {
-        Ok(()) => {}
+        Ok(()) => None,
         Err(TestError::Fail(why, story)) => {
             let steps: Vec<String> = story.iter().map(|step| format!("  {step:?}")).collect();
-            panic!("they disagree: {why}\nafter\n{}", steps.join("\n"))
+            Some(format!("{why}\nafter\n{}", steps.join("\n")))
         }
-        Err(TestError::Abort(why)) => panic!("the test gave up: {why}"),
+        Err(TestError::Abort(why)) => panic!("no more stories: {why}"),
     }
 }
 

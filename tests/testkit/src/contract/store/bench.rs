@@ -44,7 +44,7 @@ pub enum End {
 }
 
 /// How long a rule waits, in real time, for what the store does by itself.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A little more than timers are off by.
 pub(crate) const SLACK: Duration = Duration::from_millis(20);

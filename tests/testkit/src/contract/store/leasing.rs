@@ -6,8 +6,9 @@ use std::time::Duration;
 use broker_model::{InvocationQueue, Lane, Ledger, State};
 use futures::FutureExt;
 
-use super::bench::{Bench, End, Engine, SLACK};
+use super::bench::{Bench, End, Engine, PATIENCE, SLACK};
 use super::calls::{self, lane};
+use crate::time::within;
 
 pub(crate) async fn a_lane_gives_its_oldest_first<E: Engine>() {
     let bench = Bench::<E>::new().await;
@@ -213,7 +214,7 @@ pub(crate) async fn a_reopened_store_names_the_lanes_that_have_work<E: Engine>()
 async fn names<E: Engine>(bench: &Bench<E>, n: usize) -> BTreeSet<Lane> {
     let mut named = BTreeSet::new();
     while named.len() < n {
-        let lanes = bench.store.ready().await;
+        let lanes = within(PATIENCE, "a lane's being named", bench.store.ready()).await;
         assert!(!lanes.is_empty(), "ready answers when there is something");
         for lane in lanes {
             assert!(named.insert(lane.clone()), "{lane:?} was named twice");

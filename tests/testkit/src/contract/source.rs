@@ -1,0 +1,106 @@
+//! What a source means, as tests that every connector passes on its real upstream.
+//!
+//! A connector's tests implement [`Upstream`] and name it in [`source_contract!`](crate::source_contract), which makes one
+//! test of each case. What a protocol cannot do it declares in its [`Capabilities`], and only by that declaration a case
+//! asks for less: then losses must be counted, and nothing may come twice.
+
+mod bench;
+pub mod cases;
+#[cfg(test)]
+mod memory;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use connectors_sdk::{Capabilities, Connector, Headers};
+use serde_json::Value;
+
+/// One message for an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Where it is published.
+    pub topic: String,
+    /// Header fields in the upstream's own form; none where the protocol has none.
+    pub headers: Vec<(String, String)>,
+    /// The payload.
+    pub body: Bytes,
+}
+
+/// A real upstream, as the contract drives it.
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// A new one, empty and ready.
+    async fn start() -> Self
+    where
+        Self: Sized;
+
+    /// The connector under test.
+    fn connector(&self) -> &'static dyn Connector;
+
+    /// What the protocol can do with [`Upstream::settings`].
+    fn capabilities(&self) -> Capabilities;
+
+    /// Settings for these topics, or for what functions ask for, with at most `in_flight` messages on their way and, where a
+    /// source holds others, at most as many more.
+    fn settings(&self, topics: Option<&[String]>, in_flight: usize) -> Value;
+
+    /// A topic of this upstream, made if need be; different for different numbers.
+    async fn topic(&self, n: usize) -> String;
+
+    /// Publishes, and returns when the upstream has all of them.
+    async fn publish(&self, messages: &[Sent]);
+
+    /// The header fields a function must see for a message, as an event carries them.
+    fn expected(&self, sent: &Sent) -> Headers;
+
+    /// Waits until the upstream will give a message of each of these topics, and of no other, to the source; of none: until
+    /// the source has left.
+    async fn listening(&self, topics: &[String]);
+
+    /// Ends the upstream's process and starts it again, with its data.
+    async fn restart(&mut self);
+
+    /// Ends the upstream's process.
+    async fn down(&mut self);
+
+    /// Starts it again.
+    async fn up(&mut self);
+
+    /// Breaks the connections of the source, not those of [`Upstream::publish`].
+    async fn cut(&self);
+
+    /// How many messages the upstream may forget; `None` where it has no acknowledgements.
+    async fn acknowledged(&self) -> Option<u64>;
+
+    /// Publishes something on this topic that cannot be made into an event; `false` where there is no such thing.
+    async fn publish_unreadable(&self, topic: &str) -> bool;
+}
+
+/// Makes one test of each case of the contract for an [`Upstream`].
+#[macro_export]
+macro_rules! source_contract {
+    ($upstream:ty) => {
+        $crate::source_contract! { $upstream:
+            delivers_bodies_and_headers_exactly
+            takes_only_the_topics_it_is_told
+            follows_what_functions_ask_for
+            acknowledges_only_after_the_receipt
+            offers_again_what_was_refused
+            pushes_back_while_the_sink_hangs
+            keeps_its_memory_bounded
+            survives_restarts_of_its_upstream_under_load
+            survives_cut_connections
+            starts_before_its_upstream
+            hands_over_what_it_holds_when_it_stops
+            leaves_its_upstream_while_it_is_held
+            keeps_what_it_cannot_read
+        }
+    };
+    ($upstream:ty: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::source::cases::$case::<$upstream>().await;
+            }
+        )*
+    };
+}
