@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::clock::Timestamp;
 use crate::names::SourceName;
 use crate::queue::StoreError;
+use crate::topic::Wildcards;
 
 /// What a source's protocol can do; what it cannot is documented, counted, and left out of the contract tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,11 @@ pub struct SourceStatus {
 pub trait Sources: Send + Sync {
     /// All of them, by name.
     fn list(&self) -> Vec<SourceStatus>;
+
+    /// The wildcard grammar of a source's topics; `None` when there is no such source, or it has none of its own.
+    fn wildcards(&self, _name: &SourceName) -> Option<Wildcards> {
+        None
+    }
 
     /// Holds a source's intake; durable. `false` when there is no such source.
     ///
