@@ -85,6 +85,7 @@ impl Accept {
             cpu: cpu(&self.evoke),
             limit: both.map(|(stack, disk)| one_after_the_other(&[stack.rate, disk.rate])).collect(),
             limit_is: "1 / (1/H + 1/R)",
+            limit_cpu: Vec::new(),
             details: vec![
                 Detail::new("H, the HTTP stack without a store", Unit::PerSecond, rates(&self.stack))
                     .with_cpu(cpu(&self.stack)),

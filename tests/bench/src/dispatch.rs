@@ -69,11 +69,8 @@ impl Dispatch {
             cpu: cpu(&self.evoke),
             limit: rates(&self.bare),
             limit_is,
-            details: vec![
-                Detail::new("the HTTP client alone", Unit::PerSecond, rates(&self.bare))
-                    .with_cpu(cpu(&self.bare)),
-                Detail::new("Evoke: peak memory", Unit::Megabytes, self.peak_megabytes),
-            ],
+            limit_cpu: cpu(&self.bare),
+            details: vec![Detail::new("Evoke: peak memory", Unit::Megabytes, self.peak_megabytes)],
         };
         let logging = Figure {
             what: "dispatch, with a log line per call".into(),
@@ -84,6 +81,8 @@ impl Dispatch {
             // Without a sample of its own it is no figure of its own.
             limit: if self.logging.is_empty() { Vec::new() } else { rates(&self.bare) },
             limit_is,
+            // Shown with the figure above.
+            limit_cpu: Vec::new(),
             details: Vec::new(),
         };
         vec![quiet, logging]

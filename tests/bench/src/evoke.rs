@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Method, Request, StatusCode};
@@ -14,12 +14,13 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Bench;
 use crate::generator::Load;
+use crate::{Bench, Role, helper};
 
 /// From its start until it is ready and has listed the functions.
 const START: Duration = Duration::from_secs(30);
@@ -55,14 +56,17 @@ impl Settings {
     }
 }
 
-/// A running broker with an empty data directory of its own. Dropping it kills it.
+/// A running broker with an empty data directory of its own. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Evoke {
     /// Its id.
     pub(crate) process: u32,
     address: SocketAddr,
     dir: PathBuf,
-    child: Child,
+    /// Ends as the broker ends, with its exit code.
+    keeper: Child,
+    /// Closing it ends the broker.
+    _pipe: ChildStdin,
 }
 
 /// What it counted.
@@ -88,29 +92,33 @@ impl Evoke {
         let file = dir.join("evoke.yaml");
         std::fs::write(&file, configuration.to_string()).context("writing its configuration")?;
         let log = std::fs::File::create(dir.join("log")).context("making its log")?;
-        let child = Command::new(binary)
+        let mut keeper = Command::new(&bench.program)
+            .args(["--role", &Role::Keeper.argument(), "--"])
+            .arg(binary)
             .args(["serve", "--config"])
             .arg(&file)
             // Variables of this shell must not configure what is measured.
             .env_clear()
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(log)
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
-        let process = child.id().context("it ended at once")?;
-        let mut evoke = Evoke { process, address: front, dir, child };
+        let pipe = keeper.stdin.take().context("the keeper has no standard input")?;
+        let said = keeper.stdout.take().context("the keeper has no standard output")?;
+        let started = helper::next(&mut BufReader::new(said).lines()).await;
+        let process = started.with_context(|| format!("starting {}", binary.display()))?;
+        let mut evoke = Evoke { process, address: front, dir, keeper, _pipe: pipe };
         match timeout(START, evoke.ready()).await {
             Ok(Ok(())) => Ok(Some(evoke)),
-            Ok(Err(error)) => Err(error.context(evoke.last_words())),
-            Err(_) => Err(anyhow!("evoke is not ready within {START:?}").context(evoke.last_words())),
+            Ok(Err(error)) => bail!("{error:#}; {}", evoke.last_words()),
+            Err(_) => bail!("evoke is not ready within {START:?}; {}", evoke.last_words()),
         }
     }
 
     async fn ready(&mut self) -> Result<()> {
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.keeper.try_wait()? {
                 bail!("evoke ended before it was ready: {status}");
             }
             // Refused until it listens, 503 until the store is open.
@@ -209,7 +217,7 @@ impl Evoke {
     pub(crate) async fn stop(mut self) -> Result<()> {
         let process = i32::try_from(self.process).ok().and_then(Pid::from_raw).context("no process id")?;
         kill_process(process, Signal::TERM).context("sending SIGTERM to evoke")?;
-        let ended = timeout(STOP, self.child.wait()).await;
+        let ended = timeout(STOP, self.keeper.wait()).await;
         let status =
             ended.with_context(|| format!("evoke did not end within {STOP:?}; {}", self.last_words()))??;
         ensure!(status.success(), "evoke ended with {status}; {}", self.last_words());

@@ -57,7 +57,8 @@ impl Helper {
     }
 }
 
-async fn next<T: DeserializeOwned>(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<T> {
+/// The next thing a process says on its standard output.
+pub(crate) async fn next<T: DeserializeOwned>(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<T> {
     let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.context("no answer")??;
     serde_json::from_str(&line.context("the process ended")?).context("an answer that is not understood")
 }

@@ -42,6 +42,7 @@ impl Idle {
             cpu: self.cpu,
             limit: Vec::new(),
             limit_is: "",
+            limit_cpu: Vec::new(),
             details: Vec::new(),
         }
     }

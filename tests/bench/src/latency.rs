@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Latency {
     disk: Vec<Percentiles>,
+    disk_cpu: Vec<Cpu>,
     sync: Vec<Percentiles>,
     direct: Vec<Percentiles>,
     answer: Vec<Percentiles>,
@@ -51,11 +52,14 @@ impl Latency {
     pub(crate) async fn sample(&mut self, bench: &Bench) -> Result<()> {
         let schedule = soon(bench);
         let dir = bench.dir.clone();
+        let watch = Cast::with(&[]).watch()?;
         let paced = on_a_punctual_thread(move || disk::paced(&dir, schedule)).await?;
+        let (_, cpu) = watch.so_far()?;
         let skipped = usize::try_from(warm_up(bench))?;
         let disk = Percentiles::of(paced.from_due.into_iter().skip(skipped));
         self.sync.push(Percentiles::of(paced.of_the_call));
         self.disk.push(disk);
+        self.disk_cpu.push(cpu);
 
         let direct = calls(bench, bench.functions.address, STAMP, 200, &[]).await?;
         eprint!(
@@ -92,15 +96,11 @@ impl Latency {
                     evoke: all(&self.evoke),
                     cpu: self.cpu.clone(),
                     limit: all(&self.disk),
-                    limit_is: "append and fdatasync at the same rate",
+                    limit_is: "append and fdatasync at the same rate, from when due",
+                    limit_cpu: self.disk_cpu.clone(),
                     details: vec![
                         Detail::new(
-                            "append and fdatasync, from when it was due",
-                            Unit::Microseconds,
-                            all(&self.disk),
-                        ),
-                        Detail::new(
-                            "append and fdatasync, the calls alone",
+                            "append and fdatasync, without waiting for its turn",
                             Unit::Microseconds,
                             all(&self.sync),
                         ),

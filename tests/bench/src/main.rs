@@ -17,8 +17,8 @@
 //!
 //! [`accept`], [`dispatch`], [`latency`] and [`idle`] are the measurements; [`generator`] (as fast as answers come) and
 //! [`open_loop`] (on a [`schedule`]) make the load; [`disk`] is the raw disk; [`evoke`] the process that is measured,
-//! [`helper`], [`accept_all`] and [`functions`] the processes it is measured against; [`meter`], [`processes`] and
-//! [`stats`] the instruments; [`plan`] says how long and how often, [`report`] what came of it, [`machine`] where.
+//! [`helper`], [`accept_all`] and [`functions`] the processes it is measured against, [`keeper`] the one that sees to it
+//! that it ends; [`meter`], [`processes`] and [`stats`] the instruments; [`plan`] says how long and how often, [`report`] what came of it, [`machine`] where.
 
 mod plan;
 
@@ -38,6 +38,7 @@ mod evoke;
 mod accept_all;
 mod functions;
 mod helper;
+mod keeper;
 
 mod meter;
 mod processes;
@@ -46,6 +47,7 @@ mod stats;
 mod machine;
 mod report;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,6 +88,9 @@ struct Arguments {
     /// What this process plays for another one of its kind.
     #[arg(long, hide = true)]
     role: Option<Role>,
+    /// What a keeper keeps.
+    #[arg(last = true, hide = true)]
+    kept: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -102,6 +107,8 @@ enum Role {
     AcceptAll,
     /// Gateway and functions.
     Functions,
+    /// The parent of a broker.
+    Keeper,
 }
 
 impl Role {
@@ -113,6 +120,8 @@ impl Role {
 /// What every measurement uses.
 struct Bench {
     plan: Plan,
+    /// This program, which plays other parts as well.
+    program: PathBuf,
     /// The binary to measure; `None` for the limits alone.
     evoke: Option<PathBuf>,
     /// On the disk that is measured; removed at the end.
@@ -121,17 +130,27 @@ struct Bench {
     accept_all: Helper,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     match arguments.role {
         Some(Role::AcceptAll) => accept_all::play()?,
         Some(Role::Functions) => functions::play()?,
+        Some(Role::Keeper) => return keeper::play(&arguments.kept),
         None => {
             let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
             let outcome = runtime.block_on(async {
                 let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
                 tokio::select! {
-                    outcome = measure(&arguments) => outcome,
+                    outcome = measure(arguments) => outcome,
                     _ = tokio::signal::ctrl_c() => bail!("interrupted"),
                     _ = terminated.recv() => bail!("terminated"),
                 }
@@ -163,6 +182,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     let overall = plan.overall();
     let bench = Bench {
+        program: program.clone(),
         evoke,
         dir: scratch.path().to_owned(),
         functions: Helper::start(&program, Role::Functions).await?,

@@ -37,7 +37,7 @@ impl Cast {
         for &(part, process) in &self.0 {
             parts.push((part, process, processes::cpu_time(process)?));
         }
-        Ok(Watch { since: Instant::now(), parts })
+        Ok(Watch { since: Instant::now(), machine: processes::machine_time()?, parts })
     }
 }
 
@@ -45,6 +45,7 @@ impl Cast {
 #[derive(Debug)]
 pub(crate) struct Watch {
     since: Instant,
+    machine: Duration,
     parts: Vec<(Part, u32, Duration)>,
 }
 
@@ -52,16 +53,20 @@ impl Watch {
     /// How long it has been, and how many processors everybody kept busy meanwhile.
     pub(crate) fn so_far(&self) -> Result<(Duration, Cpu)> {
         let passed = self.since.elapsed();
+        let cores = |used: Duration| used.as_secs_f64() / passed.as_secs_f64();
         let mut cpu = Cpu::default();
+        let mut ours = Duration::ZERO;
         for &(part, process, before) in &self.parts {
             let used = processes::cpu_time(process)?.saturating_sub(before);
-            let cores = used.as_secs_f64() / passed.as_secs_f64();
+            ours += used;
             match part {
-                Part::Generator => cpu.generator = cores,
-                Part::Function => cpu.function = cores,
-                Part::Server => cpu.server = cores,
+                Part::Generator => cpu.generator = cores(used),
+                Part::Function => cpu.function = cores(used),
+                Part::Server => cpu.server = cores(used),
             }
         }
+        let machine = processes::machine_time()?.saturating_sub(self.machine);
+        cpu.others = cores(machine.saturating_sub(ours));
         Ok((passed, cpu))
     }
 }
@@ -72,6 +77,8 @@ pub(crate) struct Cpu {
     pub(crate) generator: f64,
     pub(crate) function: f64,
     pub(crate) server: f64,
+    /// Whoever takes no part: what is measured then competes with it.
+    pub(crate) others: f64,
 }
 
 /// A rate and what it took.

@@ -22,6 +22,22 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// The time all processors of this machine worked for processes so far, that which its host took away included.
+///
+/// Interrupts are left out: no process is charged for them.
+pub(crate) fn machine_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let ticks = busy(&stat).context("no times in /proc/stat")?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// User, nice, system and stolen time in `/proc/stat`, in clock ticks.
+fn busy(stat: &str) -> Option<u64> {
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let times: Vec<u64> = all.split_whitespace().map_while(|time| time.parse().ok()).collect();
+    Some([0, 1, 2, 7].iter().filter_map(|&index| times.get(index)).sum())
+}
+
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -56,6 +72,14 @@ mod tests {
 
         assert_eq!(ticks(stat), Some(175));
         assert_eq!(ticks("17 (evoke) S 1"), None);
+    }
+
+    #[test]
+    fn the_machine_works_for_processes_and_for_its_host() {
+        let stat = "cpu  100 20 30 9000 500 7 8 4 0 0\ncpu0 50 10 15 4500 250 3 4 2 0 0\n";
+
+        assert_eq!(busy(stat), Some(154));
+        assert_eq!(busy("intr 1 2 3\n"), None);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::meter::Cpu;
 use crate::plan::Plan;
 use crate::stats::median;
 
+/// Processors that others may keep busy without spoiling the figures: the kernel's own threads write to the disk too.
+const QUIET: f64 = 0.3;
+
 /// Everything measured.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -28,6 +31,8 @@ pub(crate) struct Figure {
     pub(crate) evoke: Vec<f64>,
     pub(crate) cpu: Vec<Cpu>,
     pub(crate) limit: Vec<f64>,
+    /// Where the limit was measured itself, not computed.
+    pub(crate) limit_cpu: Vec<Cpu>,
     pub(crate) limit_is: &'static str,
     pub(crate) details: Vec<Detail>,
 }
@@ -124,6 +129,7 @@ impl Report {
                     "evoke": spread(&figure.evoke),
                     "limit": spread(&figure.limit),
                     "limit_is": figure.limit_is,
+                    "limit_cpu": cpu_json(&figure.limit_cpu),
                     "ratio": figure.ratio(),
                     "target": figure.target.map(|target| target.text(figure.unit)),
                     "met": figure.is_met(),
@@ -135,6 +141,15 @@ impl Report {
         Ok(
             json!({ "machine": serde_json::to_value(&self.machine)?, "plan": serde_json::to_value(&self.plan)?, "figures": figures }),
         )
+    }
+
+    /// What processes that take no part kept busy, in the worst of the medians.
+    fn disturbance(&self) -> f64 {
+        let all = self.figures.iter().flat_map(|figure| {
+            let details = figure.details.iter().map(|detail| detail.cpu.as_slice());
+            details.chain([figure.cpu.as_slice(), figure.limit_cpu.as_slice()])
+        });
+        all.filter_map(cpu_median).map(|cpu| cpu.others).fold(0.0, f64::max)
     }
 
     /// The tables.
@@ -164,6 +179,13 @@ impl Report {
         if machine.filesystem == "tmpfs" {
             text.push_str("**On a filesystem in memory: nothing here was durable.**\n\n");
         }
+        let disturbed = self.disturbance();
+        if disturbed > QUIET {
+            let _ = writeln!(
+                text,
+                "**The machine was not quiet: other processes kept {disturbed:.2} of its processors busy. Measure again.**\n"
+            );
+        }
         let rows = self.figures.iter().map(|figure| {
             vec![
                 figure.what.clone(),
@@ -179,8 +201,15 @@ impl Report {
                 cpu_shown(&figure.cpu),
             ]
         });
-        let head =
-            ["figure", "Evoke", "limit", "Evoke / limit", "target", "", "CPU: generator, function, Evoke"];
+        let head = [
+            "figure",
+            "Evoke",
+            "limit",
+            "Evoke / limit",
+            "target",
+            "",
+            "CPU: generator, function, Evoke, others",
+        ];
         table(&mut text, &head, rows);
         text.push_str(
             "\nCPU is in processors kept busy. What the limits are made of, and what else was seen:\n\n",
@@ -193,7 +222,7 @@ impl Report {
                     what,
                     shown(&figure.limit, figure.unit),
                     range(&figure.limit, figure.unit),
-                    "–".into(),
+                    cpu_shown(&figure.limit_cpu),
                 ]
             });
             let evoke = (!figure.evoke.is_empty()).then(|| {
@@ -219,7 +248,7 @@ impl Report {
         });
         table(
             &mut text,
-            &["figure", "part", "median", "lowest to highest", "CPU: generator, function, server"],
+            &["figure", "part", "median", "lowest to highest", "CPU: generator, function, server, others"],
             rows,
         );
         text
@@ -283,20 +312,25 @@ fn cpu_median(samples: &[Cpu]) -> Option<Cpu> {
         generator: one(|cpu| cpu.generator)?,
         function: one(|cpu| cpu.function)?,
         server: one(|cpu| cpu.server)?,
+        others: one(|cpu| cpu.others)?,
     })
 }
 
 fn cpu_json(samples: &[Cpu]) -> Value {
     match cpu_median(samples) {
         None => Value::Null,
-        Some(cpu) => json!({ "generator": cpu.generator, "function": cpu.function, "server": cpu.server }),
+        Some(cpu) => {
+            json!({ "generator": cpu.generator, "function": cpu.function, "server": cpu.server, "others": cpu.others })
+        }
     }
 }
 
 fn cpu_shown(samples: &[Cpu]) -> String {
     match cpu_median(samples) {
         None => "–".into(),
-        Some(cpu) => format!("{:.2}, {:.2}, {:.2}", cpu.generator, cpu.function, cpu.server),
+        Some(cpu) => {
+            format!("{:.2}, {:.2}, {:.2}, {:.2}", cpu.generator, cpu.function, cpu.server, cpu.others)
+        }
     }
 }
 
@@ -349,9 +383,10 @@ mod tests {
             unit: Unit::PerSecond,
             target: Some(target),
             evoke: evoke.to_vec(),
-            cpu: vec![Cpu { generator: 0.5, function: 0.0, server: 1.25 }],
+            cpu: vec![Cpu { generator: 0.5, function: 0.0, server: 1.25, others: 0.1 }],
             limit: limit.to_vec(),
             limit_is: "a limit",
+            limit_cpu: Vec::new(),
             details: vec![Detail::new("a part", Unit::Plain, vec![3.0, 1.0])],
         }
     }
@@ -410,11 +445,26 @@ mod tests {
             "0.31",
             "≥ 0.6",
             "**missed**",
-            "0.50, 0.00, 1.25",
+            "0.50, 0.00, 1.25, 0.10",
             "",
         ];
         assert_eq!(cells, expected);
         assert!(text.contains("1.0 to 3.0"), "{text}");
+    }
+
+    #[test]
+    fn figures_of_a_busy_machine_say_so() {
+        let with_others = |others: f64| {
+            let mut figure = figure(Target::RatioAtLeast(0.6), &[1.0], &[1.0]);
+            figure.details.push(
+                Detail::new("another", Unit::Plain, vec![1.0])
+                    .with_cpu(vec![Cpu { others, ..Cpu::default() }]),
+            );
+            report(vec![figure]).markdown()
+        };
+
+        assert!(with_others(0.9).contains("other processes kept 0.90"));
+        assert!(!with_others(0.1).contains("not quiet"));
     }
 
     #[test]
