@@ -32,6 +32,7 @@ const GONE: usize = 4096;
 pub(crate) struct State {
     snapshot: ArcSwap<Snapshot>,
     demand: watch::Sender<Demand>,
+    loaded: watch::Sender<bool>,
     changed: watch::Sender<u64>,
     problem: Mutex<Option<ListProblem>>,
     complete: AtomicBool,
@@ -100,6 +101,7 @@ impl State {
         State {
             snapshot: ArcSwap::from_pointee(Snapshot::new(false, Arc::default(), BTreeMap::new(), delivery)),
             demand: watch::Sender::new(Demand::default()),
+            loaded: watch::Sender::new(false),
             changed: watch::Sender::new(0),
             problem: Mutex::default(),
             complete: AtomicBool::new(false),
@@ -142,6 +144,7 @@ impl State {
             *known = demand;
             differs
         });
+        self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -325,6 +328,11 @@ impl Functions {
     /// Whether a list was loaded, from disk or from the gateway.
     pub fn loaded(&self) -> bool {
         self.state.snapshot.load().loaded
+    }
+
+    /// Becomes true when a list is loaded, for whoever must wait for it.
+    pub fn loading(&self) -> watch::Receiver<bool> {
+        self.state.loaded.subscribe()
     }
 
     /// How old the list is; `None` before one was loaded.

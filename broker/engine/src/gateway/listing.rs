@@ -98,6 +98,26 @@ struct Status {
     env_vars: Option<BTreeMap<String, Option<String>>>,
 }
 
+/// Asks the gateway once, as the watcher does over and over; how many functions it lists.
+///
+/// # Errors
+/// Why there is no complete list, or why nothing can be asked with these settings.
+pub async fn count_functions(settings: &GatewaySettings) -> Result<usize, CheckFailure> {
+    let tls = super::tls::client_config("gateway.ca_file", settings.ca_file.as_deref())?;
+    Ok(Lister::new(settings, tls)?.list().await?.len())
+}
+
+/// Why the gateway could not be asked, or did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckFailure {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] EngineError),
+    /// There is no complete list.
+    #[error(transparent)]
+    List(#[from] ListFailure),
+}
+
 impl Lister {
     pub(crate) fn new(
         settings: &GatewaySettings,

@@ -1,0 +1,12 @@
+//! The engine's public face: hours on virtual time with a scripted gateway, and real sockets with the demo gateway.
+
+mod broker;
+mod script;
+
+mod acceptance;
+mod control;
+mod delivery;
+mod outage;
+mod restart;
+
+mod sockets;
