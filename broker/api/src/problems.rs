@@ -165,9 +165,6 @@ problems! {
     /// The broker is stopping.
     Draining = "draining", 503, "the broker is draining",
         "try again as Retry-After says, at another replica or after the restart";
-    /// The broker is not ready yet.
-    Starting = "starting", 503, "the broker is starting",
-        "try again as Retry-After says";
     /// The source is paused.
     SourcePaused = "source-paused", 503, "source paused",
         "resume the source, or publish under another source";

@@ -63,7 +63,7 @@ impl Guard {
         headers: &HeaderMap,
         uri: &Uri,
     ) -> Result<(), Problem> {
-        if headers.contains_key(broker_engine::gateway::headers::CALLBACK_MARK) {
+        if headers.contains_key(broker_engine::CALLBACK_MARK) {
             return Err(Problem::new(
                 ProblemKind::CallbackToApi,
                 "this is one of our own callbacks, and the management API is not for its caller",
@@ -317,11 +317,8 @@ mod tests {
     #[tokio::test]
     async fn our_own_callback_never_passes() {
         let api = Api { credentials: None, token: Some(inline("t0ken")) };
-        let fields = [
-            ("host", "localhost"),
-            (broker_engine::gateway::headers::CALLBACK_MARK, "1"),
-            ("authorization", "Bearer t0ken"),
-        ];
+        let fields =
+            [("host", "localhost"), (broker_engine::CALLBACK_MARK, "1"), ("authorization", "Bearer t0ken")];
 
         assert_eq!(admit(&api, LOOPBACK, &fields).await, Err(ProblemKind::CallbackToApi));
     }

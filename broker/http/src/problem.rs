@@ -86,7 +86,6 @@ fn retry_after(kind: ProblemKind) -> Option<u64> {
     match kind {
         ProblemKind::TooManyWaiting | ProblemKind::StoreFull | ProblemKind::StoreRebuilding => Some(1),
         ProblemKind::Draining
-        | ProblemKind::Starting
         | ProblemKind::NoFunctionList
         | ProblemKind::SourcePaused
         | ProblemKind::StoreFailed

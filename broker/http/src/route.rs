@@ -28,10 +28,19 @@ pub(crate) async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Response<Reply> {
+    let settings = shared.settings();
     let path = clean(request.uri().path());
-    let (route, response) = if path.starts_with(FRONT) {
+    let (route, response) = if head_size(&request) > settings.header_limit {
+        (
+            "other",
+            plain(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's head is too large (limits.headers)\n",
+            ),
+        )
+    } else if path.starts_with(FRONT) {
         let path: Box<str> = path[FRONT.len()..].into();
-        ("async-function", front::answer(shared, peer, &path, request).await)
+        ("async-function", front::answer(shared, &settings, peer, &path, request).await)
     } else if path == "/v1" || path.starts_with("/v1/") {
         ("v1", management(router, peer, request).await)
     } else if path == "/healthz" || path == "/readyz" {
@@ -42,6 +51,15 @@ pub(crate) async fn answer(
     };
     shared.metrics.count(route, response.status());
     response
+}
+
+/// What a head weighs. hyper stops reading near the limit; what came with the last read is judged here.
+fn head_size(request: &Request<Incoming>) -> usize {
+    let uri = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    request
+        .headers()
+        .iter()
+        .fold(uri, |size, (name, value)| size + name.as_str().len() + value.len() + ": \r\n".len())
 }
 
 /// The path with every run of slashes made one: the gateway would redirect, and a redirected POST loses its body.

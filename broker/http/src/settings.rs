@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use broker_config::{Api, BodyOverLimit, CancelAccess, Config};
 
-/// What the HTTP side is told. A reload swaps it whole; [`HttpSettings::header_limit`] and
-/// [`HttpSettings::header_timeout`] hold for connections that come after.
+/// What the HTTP side is told. A reload swaps it whole, but for [`HttpSettings::header_timeout`], which holds as it was
+/// when serving began; a larger [`HttpSettings::header_limit`] needs a restart, too.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
     /// The namespace of a function's name written without one.

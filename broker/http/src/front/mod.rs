@@ -20,6 +20,7 @@ use crate::auth::Peer;
 use crate::parts::Phase;
 use crate::route::{Reply, plain};
 use crate::server::Shared;
+use crate::settings::HttpSettings;
 
 pub(crate) use upload::{Received, Upload, UploadError};
 
@@ -30,20 +31,21 @@ use wishes::Wishes;
 /// Answers a request below `/async-function/`; `path` is the rest, raw, with runs of slashes made one.
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
+    settings: &HttpSettings,
     peer: Peer,
     path: &str,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     match *request.method() {
-        Method::POST => match submit(shared, path, request).await {
+        Method::POST => match submit(shared, settings, path, request).await {
             Ok(response) => response,
-            Err(refusal) => refused(&refusal, shared.settings().body_over_limit),
+            Err(refusal) => refused(&refusal, settings.body_over_limit),
         },
-        Method::DELETE if shared.settings().cancel != CancelAccess::Off => {
-            cancel(shared, peer, path, request.headers(), request.uri()).await
+        Method::DELETE if settings.cancel != CancelAccess::Off => {
+            cancel(shared, settings, peer, path, request.headers(), request.uri()).await
         }
         _ => {
-            let allow = match shared.settings().cancel {
+            let allow = match settings.cancel {
                 CancelAccess::Off => "POST",
                 CancelAccess::Open | CancelAccess::Authenticated => "POST, DELETE",
             };
@@ -56,12 +58,13 @@ pub(crate) async fn answer(
 
 async fn submit(
     shared: &Arc<Shared>,
+    settings: &HttpSettings,
     path: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Refused> {
     let (parts, body) = request.into_parts();
-    let upload = Upload::new(body);
-    let checked = check(shared, path, &parts);
+    let upload = Upload::new(body, &parts.headers);
+    let checked = check(shared, settings, path, &parts);
     let (target, function, wishes) = match checked {
         Ok(checked) => checked,
         Err(refusal) => {
@@ -70,7 +73,6 @@ async fn submit(
             return Err(refusal);
         }
     };
-    let settings = shared.settings();
     let Received { body, permit } = upload
         .receive(settings.body_limit, &settings.pace, &shared.budget, &*shared.bodies)
         .await
@@ -95,13 +97,13 @@ async fn submit(
 
 fn check<'a>(
     shared: &Shared,
+    settings: &HttpSettings,
     path: &'a str,
     request: &http::request::Parts,
 ) -> Result<(Target<'a>, FunctionName, Wishes), Refused> {
     if shared.phase() >= Phase::Draining {
         return Err(Refused::Draining);
     }
-    let settings = shared.settings();
     let target = Target::parse(path).map_err(Refused::Path)?;
     let function = FunctionName::parse(target.name, &settings.default_namespace).map_err(Refused::Name)?;
     let wishes = Wishes::read(&request.headers, shared.clock.now()).map_err(Refused::Header)?;
@@ -115,12 +117,12 @@ fn headers_of(map: &HeaderMap) -> Headers {
 
 async fn cancel(
     shared: &Shared,
+    settings: &HttpSettings,
     peer: Peer,
     path: &str,
     headers: &HeaderMap,
     uri: &http::Uri,
 ) -> Response<Reply> {
-    let settings = shared.settings();
     if settings.cancel == CancelAccess::Authenticated
         && let Err(problem) = shared.guard.admit(&settings.api, peer, headers, uri).await
     {

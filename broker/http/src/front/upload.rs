@@ -9,6 +9,7 @@ use std::time::Duration;
 use broker_engine::{Budget, Permit};
 use broker_model::{Body, BodyReader, StoreError};
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
@@ -32,6 +33,8 @@ const DISCARD_FOR: Duration = Duration::from_secs(1);
 pub(crate) struct Upload<B> {
     body: B,
     length: Option<u64>,
+    /// The sender waits to be asked for it (`Expect: 100-continue`), which reading does.
+    unasked: bool,
     received: u64,
     waited: Duration,
 }
@@ -71,9 +74,10 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    pub(crate) fn new(body: B) -> Self {
+    pub(crate) fn new(body: B, headers: &HeaderMap) -> Self {
         let length = body.size_hint().exact();
-        Upload { body, length, received: 0, waited: Duration::ZERO }
+        let unasked = headers.contains_key(header::EXPECT);
+        Upload { body, length, unasked, received: 0, waited: Duration::ZERO }
     }
 
     /// Reads the whole body, of at most `limit` bytes.
@@ -136,6 +140,9 @@ where
 
     /// Reads on a little and throws it away, behind a refusal.
     pub(crate) async fn discard(mut self) {
+        if self.unasked && self.received == 0 {
+            return;
+        }
         let reading = async {
             let mut discarded = 0;
             while discarded < DISCARDED && !self.body.is_end_stream() {
@@ -286,7 +293,9 @@ mod tests {
         B: HttpBody<Data = Bytes> + Unpin,
         B::Error: Display,
     {
-        Upload::new(body).receive(4 * MIB, &crate::Pace::default(), budget, &Counting(0)).await
+        Upload::new(body, &HeaderMap::new())
+            .receive(4 * MIB, &crate::Pace::default(), budget, &Counting(0))
+            .await
     }
 
     /// A chunked body that sends `pieces` of 64 KiB with a pause before each.

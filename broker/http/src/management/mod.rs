@@ -138,8 +138,9 @@ async fn read_json<T: DeserializeOwned>(shared: &Shared, request: Request) -> Re
     // A body of `limits.body` is a third longer in base64, and has a few keys beside it.
     let settings = shared.settings();
     let limit = settings.body_limit.saturating_add(settings.body_limit / 3).saturating_add(1024 * 1024);
-    let Received { body, permit } =
-        Upload::new(request.into_body()).receive_in_memory(limit, &settings.pace, &shared.budget).await?;
+    let (parts, body) = request.into_parts();
+    let upload = Upload::new(body, &parts.headers);
+    let Received { body, permit } = upload.receive_in_memory(limit, &settings.pace, &shared.budget).await?;
     let read = serde_json::from_slice(&body)
         .map_err(|error| Refused::new(ProblemKind::InvalidBody, error.to_string()))?;
     drop(permit);

@@ -1,1 +1,13 @@
-//! The public face of the HTTP side.
+//! The public face of the HTTP side: real sockets, a real engine over the reference store, a real gateway.
+
+mod fixture;
+
+mod appendix_a;
+mod callers;
+mod front;
+mod guard;
+mod management;
+mod metrics;
+mod operator;
+mod stop;
+mod uploads;
