@@ -10,7 +10,7 @@ use crate::tree::{Node, Origin};
 const PREFIX: &str = "EVOKE_";
 
 /// Variables of the command line tool, which share our prefix and set nothing here.
-const COMMAND_LINE: [&str; 7] = ["URL", "CONFIG", "OUTPUT", "QUIET", "USERNAME", "PASSWORD", "TOKEN"];
+const COMMAND_LINE: [&str; 4] = ["URL", "USER", "PASSWORD_FILE", "TOKEN_FILE"];
 
 /// Sets what the variables say in the tree.
 pub(crate) fn apply(environment: &BTreeMap<String, String>, tree: &mut Node, problems: &mut Vec<Problem>) {

@@ -18,7 +18,7 @@ use crate::function::{Function, FunctionCall};
 /// | `orders-mailer` | 202 | `orders.created` |
 /// | `orders-invoice` | 503 with `Retry-After` once per call id, then 200 | `orders.created`, `orders.paid` |
 /// | `orders-schema` | 422 unless the body is a JSON object with an `id`: a dead letter without any retry | `orders.created` |
-/// | `audit` | 200, one call at a time | everything under `orders.` and `payments.` |
+/// | `audit` | 200, one call at a time | every topic that begins with `orders.` or `payments.` |
 pub fn demo_functions() -> Vec<Function> {
     vec![
         Function::echo("echo").label("demo", "tour"),
@@ -37,7 +37,7 @@ pub fn demo_functions() -> Vec<Function> {
             .annotation("topic", "orders.created"),
         Function::sink("audit")
             .label("demo", "orders")
-            .annotation("evoke.topics", "orders.>, payments.>")
+            .annotation("evoke.topics", "orders.*, payments.*")
             .annotation("evoke.concurrency", "1"),
     ]
 }

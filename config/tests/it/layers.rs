@@ -78,7 +78,7 @@ fn variables_that_are_none_of_ours_are_passed_over() {
     let given = environment(&[
         ("PATH", "/bin"),
         ("EVOKE_URL", "http://127.0.0.1:8090"),
-        ("EVOKE_CONFIG", "x.yaml"),
+        ("EVOKE_TOKEN_FILE", "x.token"),
         ("EVOKE_GATEWAY__CA_FILE", ""),
         // What Kubernetes adds for services called evoke and evoke-metrics.
         ("EVOKE_SERVICE_HOST", "10.0.0.1"),
