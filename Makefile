@@ -9,7 +9,7 @@ help: ## what there is to make
 
 demo: ## a gateway, functions, the broker and things to try, on this machine
 	@tests/prepare build
-	cargo run --quiet --locked -p broker-server -- demo
+	cargo run --locked -p broker-server -- demo
 
 test: ## every test, against the real servers
 	@tests/prepare test
