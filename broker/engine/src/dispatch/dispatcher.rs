@@ -698,6 +698,16 @@ impl Dispatcher {
     }
 }
 
+impl Drop for Dispatcher {
+    /// A dispatcher that ends without a drain takes its deliveries along: what they would still learn nobody records in
+    /// order, and the store gives their calls again at the next start.
+    fn drop(&mut self) {
+        for running in self.running.values() {
+            running.abort.abort();
+        }
+    }
+}
+
 /// Takes targets in turn until `most` run, each a fair share of what is free.
 fn choose(group: &mut Group, targets: &mut [Option<Target>], most: u32, wanted: &mut Vec<Wanted>) {
     let mut free = most.saturating_sub(group.running);

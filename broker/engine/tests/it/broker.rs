@@ -18,7 +18,7 @@ use testkit::time::{TestClock, eventually};
 pub(crate) const NAMESPACE: &str = "openfaas-fn";
 
 /// Longer than anything a test waits for; simulated where time is.
-pub(crate) const LONG: Duration = Duration::from_secs(100 * 3600);
+pub(crate) const LONG: Duration = Duration::from_secs(10 * 3600);
 
 pub(crate) struct Broker {
     pub(crate) store: ReferenceStore,

@@ -317,7 +317,7 @@ async fn a_gateway_that_cannot_say_whether_it_knows_a_function_costs_an_attempt(
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_calls_all_fail_sends_one_probe_at_a_time() {
     let script = Script::new(|seen| if seen.at < secs(1800) { Reply::status(500) } else { Reply::status(200) });
-    script.deploy("env", &[("evoke.concurrency", "10"), ("com.openfaas.retry.attempts", "8")]);
+    script.deploy("env", &[("evoke.concurrency", "10")]);
     let broker = start(&script).await;
 
     let mut ids = Vec::new();
@@ -327,8 +327,7 @@ async fn a_lane_whose_calls_all_fail_sends_one_probe_at_a_time() {
     tokio::time::sleep(secs(1700)).await;
     let reason = broker.engine.functions().lane_states(&function("env"))[0].waiting_reason;
     for id in ids {
-        let record = broker.reaches(id, State::Completed).await;
-        assert!(record.attempts.len() <= 9);
+        broker.reaches(id, State::Completed).await;
     }
 
     assert_eq!(reason.map(broker_engine::WaitingReason::as_str), Some("failing"));
