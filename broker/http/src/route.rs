@@ -38,8 +38,7 @@ pub(crate) async fn answer(
                 "the request's head is too large (limits.headers)\n",
             ),
         )
-    } else if path.starts_with(FRONT) {
-        let path: Box<str> = path[FRONT.len()..].into();
+    } else if let Some(path) = path.strip_prefix(FRONT).map(Box::<str>::from) {
         ("async-function", front::answer(shared, &settings, peer, &path, request).await)
     } else if path == "/v1" || path.starts_with("/v1/") {
         ("v1", management(router, peer, request).await)

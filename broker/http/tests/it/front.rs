@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use broker_config::{Api, CancelAccess, SecretSource};
 use broker_demo_gateway::{Answer, Function};
 use broker_http::{HttpSettings, Phase};
 use broker_model::StoreError;
@@ -149,10 +150,10 @@ async fn an_unknown_function_is_taken_with_a_warning() {
 #[tokio::test]
 async fn each_refusal_of_the_store_has_its_status_and_says_when_to_come_back() {
     let broker = Broker::start().await;
-    for (error, status, retry_after) in [
-        (StoreError::TooManyWaiting { waiting: 5 }, 429, Some("1")),
-        (StoreError::Full { what: "min_free".into(), waiting: 5, dead: 2 }, 507, Some("1")),
-        (StoreError::Failed { what: "a sync", cause: "I/O error".into() }, 503, Some("5")),
+    for (error, status, retry_after, alive) in [
+        (StoreError::TooManyWaiting { waiting: 5 }, 429, Some("1"), 200),
+        (StoreError::Full { what: "min_free".into(), waiting: 5, dead: 2 }, 507, Some("1"), 200),
+        (StoreError::Failed { what: "a sync", cause: "I/O error".into() }, 503, Some("5"), 503),
     ] {
         broker.store.refuse(Some(error));
 
@@ -164,6 +165,8 @@ async fn each_refusal_of_the_store_has_its_status_and_says_when_to_come_back() {
         assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (status, retry_after));
         assert!(answer.text().await.unwrap().starts_with("Error queuing request: "));
         assert_eq!((as_problem, &problem["status"]), (status, &status.into()));
+        assert_eq!(broker.get("/healthz").await.0, alive, "only what a restart repairs asks for one");
+        assert_eq!(broker.get("/readyz").await.0, 503);
     }
     broker.store.refuse(None);
     broker.taken("/async-function/echo", &[], "x").await;
@@ -206,16 +209,13 @@ async fn everything_else_is_the_gateways_and_says_that_it_is_not_passed_on() {
 #[tokio::test]
 async fn cancelling_over_the_front_can_be_switched_off() {
     let broker = Broker::start().await;
-    let mut settings = HttpSettings::default();
-    settings.cancel = broker_config::CancelAccess::Off;
-    broker.http.reload(settings.clone());
+    broker.http.reload(HttpSettings { cancel: CancelAccess::Off, ..HttpSettings::default() });
 
     let off = broker.request(Method::DELETE, "/async-function/x").send().await.unwrap();
     assert_eq!((off.status().as_u16(), header(&off, "allow")), (405, Some("POST")));
 
-    settings.cancel = broker_config::CancelAccess::Authenticated;
-    settings.api.token = Some(broker_config::SecretSource::Inline("t0ken".to_owned().into()));
-    broker.http.reload(settings);
+    let api = Api { credentials: None, token: Some(SecretSource::Inline("t0ken".to_owned().into())) };
+    broker.http.reload(HttpSettings { cancel: CancelAccess::Authenticated, api, ..HttpSettings::default() });
     let delete = || broker.request(Method::DELETE, "/async-function/x");
     assert_eq!(delete().send().await.unwrap().status(), 401);
     assert_eq!(delete().bearer_auth("t0ken").send().await.unwrap().status(), 404);

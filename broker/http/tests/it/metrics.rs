@@ -7,10 +7,10 @@ use crate::fixture::{Broker, SOON};
 
 async fn scrape(broker: &Broker, accept: &str) -> (String, String) {
     let url = format!("http://{}/metrics", broker.metrics);
-    let answer = broker.client.get(url).header("accept", accept).send().await.unwrap();
+    let answer = broker.client.get(url).header("accept", accept).send().await.expect("an answer");
     assert_eq!(answer.status(), 200);
-    let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
-    (content_type, answer.text().await.unwrap())
+    let content_type = answer.headers()["content-type"].to_str().expect("text").to_owned();
+    (content_type, answer.text().await.expect("a body"))
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker_config::BodyOverLimit;
-use broker_http::Pace;
+use broker_http::{HttpSettings, Pace};
 use testkit::time::eventually;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -49,10 +49,8 @@ async fn a_body_over_the_limit_is_413_or_500_by_the_compatibility_switch() {
     assert_eq!(status(&broker.raw(chunked(1000).as_bytes()).await), Some(202));
     assert_eq!(status(&broker.raw(chunked(1001).as_bytes()).await), Some(413));
 
-    let mut settings = broker_http::HttpSettings::default();
-    settings.body_limit = 1000;
-    settings.body_over_limit = BodyOverLimit::InternalServerError;
-    broker.http.reload(settings);
+    let body_over_limit = BodyOverLimit::InternalServerError;
+    broker.http.reload(HttpSettings { body_limit: 1000, body_over_limit, ..HttpSettings::default() });
     let answer = broker.call("/async-function/echo", &[], &pattern(1001)).await;
     assert_eq!(answer.status(), 500);
     assert!(answer.text().await.unwrap().starts_with("Error queuing request: request body too large"));
