@@ -120,8 +120,17 @@ fn the_top_level_is_what_the_card_says() {
         .collect();
 
     let allowed = [
-        "Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md", "broker", "config", "connectors", "deploy",
-        "docs", "tests",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "broker",
+        "config",
+        "connectors",
+        "deploy",
+        "docs",
+        "tests",
     ];
     assert!(top.iter().all(|name| allowed.contains(name)), "{top:?}");
 }
