@@ -116,22 +116,24 @@ where
         pace: &crate::Pace,
         budget: &Budget,
     ) -> Result<Received<Bytes>, UploadError> {
-        // Twice: the text, and what is made of it.
-        let most = self.length.unwrap_or(limit);
-        if most > limit {
+        let announced = self.length;
+        if announced.is_some_and(|length| length > limit) {
             self.discard().await;
             return Err(UploadError::TooLarge { limit });
         }
-        let room_for = usize::try_from(most.saturating_mul(2)).unwrap_or(usize::MAX);
-        let permit = if most <= SMALL {
-            room(pace, budget.take(room_for)).await?
-        } else {
-            room(pace, budget.take_for_upload(room_for)).await?
-        };
+        let mut held = announced.unwrap_or(INLINE);
+        let mut permit = twice(pace, budget, held).await?;
         let mut whole = BytesMut::new();
         while let Some(piece) = self.next(pace).await? {
             if self.received > limit {
                 return Err(UploadError::TooLarge { limit });
+            }
+            if self.received > held {
+                // It did not say how long it is, and is long. To wait for more with what is held in hand could wait for
+                // another that does the same.
+                drop(permit);
+                held = limit;
+                permit = twice(pace, budget, held).await?;
             }
             whole.extend_from_slice(&piece);
         }
@@ -243,6 +245,16 @@ where
     }
 }
 
+/// Room for a text of this length, and for what is made of it.
+async fn twice(pace: &crate::Pace, budget: &Budget, length: u64) -> Result<Permit, UploadError> {
+    let bytes = usize::try_from(length.saturating_mul(2)).unwrap_or(usize::MAX);
+    if length <= SMALL {
+        room(pace, budget.take(bytes)).await
+    } else {
+        room(pace, budget.take_for_upload(bytes)).await
+    }
+}
+
 async fn room(pace: &crate::Pace, taking: impl Future<Output = Permit>) -> Result<Permit, UploadError> {
     timeout(pace.queue, taking).await.map_err(|_| UploadError::Busy)
 }
@@ -330,6 +342,25 @@ mod tests {
 
         assert!(matches!(told, Err(UploadError::TooLarge { .. })), "{told:?}");
         assert!(matches!(untold, Err(UploadError::TooLarge { .. })), "{untold:?}");
+        assert_eq!(budget.free(), budget.capacity());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_text_in_memory_takes_its_room_and_gives_it_back() {
+        let budget = Budget::new(64 * MIB);
+        let read = async |body| {
+            Upload::new(body, &HeaderMap::new())
+                .receive_in_memory(MIB, &crate::Pace::default(), &budget)
+                .await
+        };
+
+        let short = read(trickle(1, Duration::ZERO)).await.unwrap();
+        assert_eq!((short.body.len(), budget.free()), (65_536, 64 * MIB - 2 * INLINE));
+        drop(short);
+        let long = read(trickle(10, Duration::ZERO)).await.unwrap();
+        assert_eq!((long.body.len(), budget.free()), (655_360, 62 * MIB));
+        drop(long);
+        assert!(matches!(read(trickle(17, Duration::ZERO)).await, Err(UploadError::TooLarge { .. })));
         assert_eq!(budget.free(), budget.capacity());
     }
 
