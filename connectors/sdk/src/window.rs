@@ -154,6 +154,11 @@ impl<A: Send + 'static> AckWindow<A> {
         self.closing.cancel();
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
     fn begin(&mut self, lane: u64, weight: usize, message: Message, token: A) {
         self.health.received(1);
         let ticket = self.tracker.begin(lane, weight as u64);

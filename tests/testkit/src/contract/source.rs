@@ -6,8 +6,6 @@
 
 mod bench;
 pub mod cases;
-#[cfg(test)]
-mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,14 +54,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// the source has left.
     async fn listening(&self, topics: &[String]);
 
-    /// Ends the upstream's process and starts it again, with its data.
-    async fn restart(&mut self);
+    /// Ends the upstream's process. What is published meanwhile waits for [`Upstream::up`].
+    async fn down(&self);
 
-    /// Ends the upstream's process.
-    async fn down(&mut self);
-
-    /// Starts it again.
-    async fn up(&mut self);
+    /// Starts it again, with its data.
+    async fn up(&self);
 
     /// Breaks the connections of the source, not those of [`Upstream::publish`].
     async fn cut(&self);

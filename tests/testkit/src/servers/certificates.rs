@@ -17,7 +17,8 @@ impl Certificates {
     /// When the files cannot be written.
     pub fn new() -> Certificates {
         let folder = TempDir::new().expect("a temporary folder");
-        let write = |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("a PEM file");
+        let write =
+            |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("a PEM file");
 
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

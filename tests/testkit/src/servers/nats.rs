@@ -9,13 +9,28 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::installed;
 use crate::process::{Process, Program, free_port};
-use crate::time::eventually;
 
-/// How long the server may take for anything: it takes milliseconds, but the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Waits for a server. As [`crate::time::eventually`], for futures that are sent to other threads, as those of
+/// [`crate::contract::source::Upstream`] are.
+struct Patience(Instant);
+
+impl Patience {
+    /// How long the server may take for anything: it takes milliseconds, but the machine may be busy.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn new() -> Patience {
+        Patience(Instant::now())
+    }
+
+    async fn wait(&mut self, instead: impl FnOnce() -> String) {
+        assert!(self.0.elapsed() < Patience::LIMIT, "{}", instead());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// What a server asks of its clients. The default asks nothing.
 #[derive(Clone, Debug, Default)]
@@ -147,26 +162,34 @@ impl NatsServer {
     pub async fn subscribed(&self, client: &str, subjects: &[&str]) {
         let mut wanted = subjects.to_vec();
         wanted.sort_unstable();
-        eventually(PATIENCE, "the subscriptions at the server", async || {
+        let mut patience = Patience::new();
+        loop {
             let all = self.subscriptions().await;
             let found: Vec<&str> =
                 all.iter().filter(|s| s.client == client).map(|s| s.subject.as_str()).collect();
-            if found == wanted { Ok(()) } else { Err(format!("{found:?} instead of {wanted:?}")) }
-        })
-        .await;
+            if found == wanted {
+                return;
+            }
+            patience
+                .wait(|| format!("nats-server knows the subscriptions {found:?} instead of {wanted:?}"))
+                .await;
+        }
     }
 
     async fn ready(&self) {
-        let monitor = self.monitor;
-        eventually(PATIENCE, "nats-server to answer", async || {
-            // A NATS server speaks first, also when it will ask for TLS.
-            let mut greeting = [0; 5];
-            let mut stream = TcpStream::connect(self.address()).await?;
-            stream.read_exact(&mut greeting).await?;
-            TcpStream::connect(monitor).await?;
-            if &greeting == b"INFO " { Ok(()) } else { Err(std::io::Error::other("it does not speak NATS")) }
-        })
-        .await;
+        let mut patience = Patience::new();
+        while let Err(error) = self.greets().await {
+            patience.wait(|| format!("nats-server does not answer: {error}")).await;
+        }
+    }
+
+    async fn greets(&self) -> std::io::Result<()> {
+        // A NATS server speaks first, also when it will ask for TLS.
+        let mut greeting = [0; 5];
+        let mut stream = TcpStream::connect(self.address()).await?;
+        stream.read_exact(&mut greeting).await?;
+        TcpStream::connect(self.monitor).await?;
+        if &greeting == b"INFO " { Ok(()) } else { Err(std::io::Error::other("it does not speak NATS")) }
     }
 
     async fn get(&self, path: &str) -> std::io::Result<Value> {

@@ -1,0 +1,37 @@
+//! Events from NATS subjects.
+//!
+//! Core NATS forgets a message once it is sent: what is published while nobody is connected is gone, and there is nothing
+//! to acknowledge. So this source holds what it received until the broker takes it, counts what it had to drop, and
+//! records each time without a connection. Whoever needs more publishes to a JetStream stream.
+//!
+//! In reading order: `settings`, `subjects` (what to subscribe to), `event` (message → event), `connect`, `source` (the loop).
+
+mod connect;
+mod event;
+mod settings;
+mod source;
+mod subjects;
+
+use connectors_sdk::{Connector, SettingsError, Source, SourceName, Wildcards};
+
+/// NATS: `sources.<name>.nats`.
+#[derive(Clone, Copy, Debug)]
+pub struct Nats;
+
+impl Connector for Nats {
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn wildcards(&self) -> Wildcards {
+        Wildcards::Nats
+    }
+
+    fn build(
+        &self,
+        name: &SourceName,
+        settings: serde_json::Value,
+    ) -> Result<Box<dyn Source>, SettingsError> {
+        Ok(Box::new(source::NatsSource::new(name.clone(), settings::NatsSettings::read(settings)?)))
+    }
+}

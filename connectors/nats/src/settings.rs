@@ -1,0 +1,379 @@
+//! The settings of a NATS source. `reference.yaml` holds each of them with its meaning.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+
+use connectors_sdk::{ByteSize, Reader, Secret, SettingsError, Topics, WindowLimits};
+
+use crate::subjects;
+
+/// The settings of one source.
+#[derive(Clone, Debug)]
+pub(crate) struct NatsSettings {
+    /// The servers, without credentials.
+    pub(crate) servers: Vec<Url>,
+    pub(crate) topics: Topics,
+    pub(crate) queue_group: String,
+    pub(crate) client_name: String,
+    pub(crate) content_type: Option<String>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) ping_interval: Duration,
+    pub(crate) in_flight: WindowLimits,
+    pub(crate) waiting: WindowLimits,
+}
+
+/// TLS beyond what a `tls://` address asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) client: Option<ClientCertificate>,
+    pub(crate) handshake_first: bool,
+}
+
+/// What shows the server who we are.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientCertificate {
+    pub(crate) cert_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+}
+
+/// How we say who we are. One way only.
+#[derive(Clone, Debug)]
+pub(crate) enum Credentials {
+    Creds(PathBuf),
+    Nkey(Secret),
+    Password { username: Secret, password: Secret },
+    Token(Secret),
+}
+
+impl NatsSettings {
+    /// Reads them.
+    pub(crate) fn read(settings: Value) -> Result<Self, SettingsError> {
+        let mut at = Reader::new(settings);
+        let settings = Self::from_reader(&mut at);
+        at.finish(|| settings)
+    }
+
+    /// `None` when something required is missing; what else is wrong is noted in the reader.
+    pub(crate) fn from_reader(at: &mut Reader) -> Option<Self> {
+        at.reserved(
+            "jetstream",
+            "events from a JetStream stream are not built yet",
+            "remove it to take events from core NATS, at most once",
+        );
+        let urls: Option<Vec<String>> = at.required("url", "\"nats://127.0.0.1:4222\"");
+        let mut in_urls = Vec::new();
+        let servers: Vec<Url> =
+            urls.iter().flatten().filter_map(|url| server(at, url, &mut in_urls)).collect();
+        let topics = at.topics(subjects::check);
+        let queue_group = at.or("queue_group", "openfaas_nats_worker_group".to_owned());
+        if queue_group.is_empty() || queue_group.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            at.refuse(
+                "queue_group",
+                format!("{queue_group:?} is no queue group"),
+                "write a name without spaces; replicas of one name share the messages",
+            );
+        }
+        let client_name = at.or("client_name", "openfaas_connector".to_owned());
+        let content_type = at.content_type();
+        let tls = at.table("tls", tls);
+        let credentials = credentials(at, in_urls);
+        let connect_timeout = at.or("connect_timeout", Duration::from_secs(5));
+        let ping_interval = at.or("ping_interval", Duration::from_secs(20));
+        for (key, value) in [("connect_timeout", connect_timeout), ("ping_interval", ping_interval)] {
+            if value.is_zero() {
+                at.refuse(key, "it is nothing", "write a duration such as 5s");
+            }
+        }
+        let in_flight = at.in_flight();
+        let waiting = waiting(at);
+        urls?;
+        Some(NatsSettings {
+            servers,
+            topics,
+            queue_group,
+            client_name,
+            content_type,
+            tls,
+            credentials,
+            connect_timeout,
+            ping_interval,
+            in_flight,
+            waiting,
+        })
+    }
+
+    /// The servers, for people.
+    pub(crate) fn upstream(&self) -> String {
+        let servers: Vec<&str> = self.servers.iter().map(Url::as_str).collect();
+        servers.join(", ")
+    }
+}
+
+/// Reads one address; credentials in it move to `found`, so that no log can show them.
+fn server(at: &mut Reader, text: &str, found: &mut Vec<(String, Option<String>)>) -> Option<Url> {
+    const REMEDY: &str = "write nats://host:4222 or tls://host:4222";
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
+    let mut url = match Url::parse(&with_scheme) {
+        Ok(url) => url,
+        Err(error) => {
+            // The text itself may hold a password.
+            at.refuse("url", format!("an address is no URL: {error}"), REMEDY);
+            return None;
+        }
+    };
+    if !matches!(url.scheme(), "nats" | "tls") {
+        at.refuse("url", format!("there is no way to speak {}", url.scheme()), REMEDY);
+        return None;
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        at.refuse("url", "an address names no host", REMEDY);
+        return None;
+    }
+    if !url.username().is_empty() {
+        found.push((decoded(url.username()), url.password().map(decoded)));
+    }
+    let stripped = url.set_username("").and_then(|()| url.set_password(None));
+    debug_assert!(stripped.is_ok(), "a URL with a host may have its credentials removed");
+    Some(url)
+}
+
+/// Undoes `%40` and the like.
+fn decoded(text: &str) -> String {
+    url::form_urlencoded::parse(format!("x={}", text.replace('+', "%2B")).as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}
+
+fn tls(at: &mut Reader) -> Tls {
+    let ca_file = at.optional("ca_file");
+    let cert_file: Option<PathBuf> = at.optional("cert_file");
+    let key_file: Option<PathBuf> = at.optional("key_file");
+    let client = match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Some(ClientCertificate { cert_file, key_file }),
+        (None, None) => None,
+        (Some(_), None) => {
+            at.refuse("key_file", "cert_file is set without it", "name the file of the certificate's key");
+            None
+        }
+        (None, Some(_)) => {
+            at.refuse("cert_file", "key_file is set without it", "name the file of the certificate");
+            None
+        }
+    };
+    Tls { ca_file, client, handshake_first: at.or("handshake_first", false) }
+}
+
+fn credentials(at: &mut Reader, mut in_urls: Vec<(String, Option<String>)>) -> Option<Credentials> {
+    const KEY: &str = "credentials";
+    in_urls.dedup();
+    if in_urls.len() > 1 {
+        at.refuse("url", "the addresses hold different credentials", "write one kind under credentials");
+    }
+    let written = at.table(KEY, |at| {
+        let creds: Option<PathBuf> = at.optional("creds_file");
+        let nkey = at.secret("nkey");
+        let (username, password) = (at.secret("username"), at.secret("password"));
+        let token = at.secret("token");
+        let mut ways = Vec::new();
+        ways.extend(creds.map(Credentials::Creds));
+        ways.extend(nkey.map(Credentials::Nkey));
+        ways.extend(token.map(Credentials::Token));
+        match (username, password) {
+            (Some(username), Some(password)) => ways.push(Credentials::Password { username, password }),
+            (Some(_), None) => at.refuse("password", "username is set without it", "write password_file"),
+            (None, Some(_)) => at.refuse("username", "password is set without it", "write username"),
+            (None, None) => {}
+        }
+        ways
+    });
+    let in_urls = in_urls.into_iter().next().map(|(name, password)| match password {
+        Some(password) => Credentials::Password {
+            username: Secret::Inline(name.into()),
+            password: Secret::Inline(password.into()),
+        },
+        // nats://TOKEN@host, as other NATS clients read it.
+        None => Credentials::Token(Secret::Inline(name.into())),
+    });
+    let mut ways: Vec<Credentials> = written.into_iter().flatten().chain(in_urls).collect();
+    if ways.len() > 1 {
+        at.refuse(
+            KEY,
+            "there is more than one way to log in",
+            "keep one of creds_file, nkey, username with password, token, and credentials within url",
+        );
+    }
+    ways.pop()
+}
+
+fn waiting(at: &mut Reader) -> WindowLimits {
+    let default = WindowLimits {
+        messages: const { NonZeroUsize::new(4096).expect("4096 is not zero") },
+        bytes: ByteSize::from_mebibytes(16),
+    };
+    at.table("waiting", |at| WindowLimits {
+        messages: at.or("messages", default.messages),
+        bytes: at.or("bytes", default.bytes),
+    })
+    .unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../reference.yaml");
+
+    fn problems(settings: Value) -> Vec<(String, String)> {
+        NatsSettings::read(settings)
+            .unwrap_err()
+            .problems
+            .into_iter()
+            .map(|problem| (problem.key, problem.what))
+            .collect()
+    }
+
+    fn keys(settings: Value) -> Vec<String> {
+        problems(settings).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// What a default is does not matter to a comparison as long as it prints; secrets never do.
+    fn printed(settings: &NatsSettings) -> String {
+        format!("{settings:?}")
+    }
+
+    fn yaml(text: &str) -> Value {
+        let whole: Value = serde_saphyr::from_str(text).unwrap();
+        whole["sources"]["bus"]["nats"].clone()
+    }
+
+    /// The reference with its commented settings (`#key: …`, no space) put in.
+    fn uncommented() -> String {
+        REFERENCE
+            .lines()
+            .map(|line| match line.trim_start().strip_prefix('#') {
+                Some(setting) if !setting.starts_with(' ') && !setting.is_empty() => {
+                    let indent = line.len() - line.trim_start().len();
+                    format!("{}{setting}\n", " ".repeat(indent))
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect()
+    }
+
+    fn paths(prefix: &str, value: &Value, into: &mut BTreeSet<String>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            into.insert(format!("{prefix}{key}"));
+            paths(&format!("{prefix}{key}."), inner, into);
+        }
+    }
+
+    #[test]
+    fn an_address_is_enough() {
+        let settings = NatsSettings::read(json!({"url": "nats://127.0.0.1:4222"})).unwrap();
+
+        assert_eq!(settings.topics, Topics::FromFunctions);
+        assert_eq!(settings.queue_group, "openfaas_nats_worker_group");
+        assert_eq!(settings.client_name, "openfaas_connector");
+        assert_eq!(settings.in_flight, WindowLimits::default());
+    }
+
+    #[test]
+    fn the_reference_says_what_the_code_does() {
+        let minimal = NatsSettings::read(json!({"url": "nats://127.0.0.1:4222"})).unwrap();
+
+        assert_eq!(printed(&NatsSettings::read(yaml(REFERENCE)).unwrap()), printed(&minimal));
+    }
+
+    #[test]
+    fn the_reference_holds_every_setting_and_no_other() {
+        let mut at = Reader::new(json!({}));
+        let _ = NatsSettings::from_reader(&mut at);
+        let known: BTreeSet<String> = at.known().map(str::to_owned).collect();
+        let mut written = BTreeSet::new();
+        paths("", &yaml(&uncommented()), &mut written);
+
+        assert_eq!(written, known);
+    }
+
+    #[test]
+    fn jetstream_is_refused_as_not_built() {
+        let found = problems(json!({"url": "nats://h", "jetstream": {"stream": "ORDERS"}}));
+
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, "jetstream");
+        assert!(found[0].1.contains("not built yet"));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let found = keys(json!({
+            "url": ["nats://h", "http://h", "nats://"],
+            "topics": ["orders.*", "a..b", "a.>.b"],
+            "queue_group": "two words",
+            "tls": {"cert_file": "/c.pem"},
+            "credentials": {"username": "u", "token": "t"},
+            "connect_timeout": 5,
+            "waiting": {"bytes": "many"},
+            "subjects": [],
+        }));
+
+        assert_eq!(
+            found,
+            [
+                "url",
+                "url",
+                "topics[1]",
+                "topics[2]",
+                "queue_group",
+                "tls.key_file",
+                "credentials.password",
+                "connect_timeout",
+                "waiting.bytes",
+                "subjects"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_address_is_required_and_may_be_several() {
+        assert_eq!(keys(json!({})), ["url"]);
+        assert_eq!(NatsSettings::read(json!({"url": ["a:1", "tls://b"]})).unwrap().servers.len(), 2);
+    }
+
+    #[test]
+    fn credentials_in_an_address_are_taken_out_of_it() {
+        let settings = NatsSettings::read(json!({"url": "nats://joe:p%40ss+x@h:4222"})).unwrap();
+
+        assert_eq!(settings.upstream(), "nats://h:4222");
+        let Some(Credentials::Password { password: Secret::Inline(password), .. }) = &settings.credentials
+        else {
+            panic!("{:?}", settings.credentials)
+        };
+        assert_eq!(secrecy::ExposeSecret::expose_secret(password), "p@ss+x");
+        assert!(!printed(&settings).contains("p@ss"));
+        assert!(matches!(
+            NatsSettings::read(json!({"url": "nats://t0ken@h"})).unwrap().credentials,
+            Some(Credentials::Token(_))
+        ));
+    }
+
+    #[test]
+    fn one_way_to_log_in_is_enough() {
+        assert_eq!(
+            keys(json!({"url": "nats://u:p@h", "credentials": {"creds_file": "/x"}})),
+            ["credentials"]
+        );
+        assert_eq!(keys(json!({"url": ["nats://u:p@h", "nats://v:p@h"]})), ["url", "credentials"][..1]);
+    }
+}

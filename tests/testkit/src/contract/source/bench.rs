@@ -1,0 +1,350 @@
+//! A source on a bench: its upstream, a sink that does as it is told, and whoever starts it again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use broker_model::intake::Quarantined;
+use broker_model::names::FunctionName;
+use broker_model::{
+    Demand, Event, EventSink, InvocationId, Receipt, Refusal, SourceName, Topic, TopicPattern,
+};
+use bytes::Bytes;
+use connectors_sdk::{HealthBoard, SourceContext, SourceError, SourceState, SourceStatus, describe};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Sent, Upstream};
+use crate::time::{TestClock, eventually};
+
+/// How long anything may take. Nothing here takes a second; the machine may be busy.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the broker does with what it is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Accept,
+    /// Refuses each message this often before it takes it.
+    RefuseFirst(u32),
+    /// Answers nobody until the mode changes.
+    Hang,
+}
+
+/// The broker's door, as a test wants it.
+pub(super) struct Sink {
+    mode: watch::Sender<Mode>,
+    seen: Mutex<Seen>,
+    board: HealthBoard,
+}
+
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) accepted: Vec<Event>,
+    pub(super) quarantined: Vec<Quarantined>,
+    offers: HashMap<Bytes, u32>,
+    /// Messages that wait for an answer, and their bytes, now and at most.
+    pub(super) inside: usize,
+    inside_bytes: usize,
+    pub(super) most_inside: usize,
+    pub(super) most_bytes: usize,
+}
+
+/// One call that waits for its answer; leaves also when the call is dropped.
+struct Inside<'a>(&'a Sink, usize);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let mut seen = self.0.seen();
+        seen.inside -= 1;
+        seen.inside_bytes -= self.1;
+    }
+}
+
+impl Sink {
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, bytes: usize) -> Inside<'_> {
+        let mut seen = self.seen();
+        seen.inside += 1;
+        seen.inside_bytes += bytes;
+        seen.most_inside = seen.most_inside.max(seen.inside);
+        seen.most_bytes = seen.most_bytes.max(seen.inside_bytes);
+        Inside(self, bytes)
+    }
+
+    async fn unless_hanging(&self) -> Mode {
+        let mut mode = self.mode.subscribe();
+        // The sender lives as long as the sink.
+        mode.wait_for(|mode| *mode != Mode::Hang).await.map_or(Mode::Accept, |mode| *mode)
+    }
+}
+
+#[async_trait]
+impl EventSink for Sink {
+    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+        let _inside = self.enter(event.body.len());
+        let mode = self.unless_hanging().await;
+        let mut seen = self.seen();
+        let offers = seen.offers.entry(event.body.clone()).or_default();
+        *offers += 1;
+        if let Mode::RefuseFirst(refusals) = mode
+            && *offers <= refusals
+        {
+            return Err(Refusal::NoFunctionList);
+        }
+        let function = FunctionName::parse("f", "fn").expect("a function's name");
+        let id = InvocationId::from_u128(seen.accepted.len() as u128);
+        let receipt = Receipt { invocations: vec![(function, id)], duplicate: false };
+        self.board.answered(&event.topic, &receipt);
+        seen.accepted.push(event);
+        Ok(receipt)
+    }
+
+    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+        let _inside = self.enter(message.raw.len());
+        self.unless_hanging().await;
+        let receipt = Receipt::default();
+        self.board.quarantined(&receipt);
+        self.seen().quarantined.push(message);
+        Ok(receipt)
+    }
+}
+
+/// One source under test.
+pub(super) struct Bench<U> {
+    pub(super) upstream: Arc<U>,
+    pub(super) sink: Arc<Sink>,
+    pub(super) topics: Vec<String>,
+    pub(super) name: SourceName,
+    board: HealthBoard,
+    clock: Arc<TestClock>,
+    demand: watch::Sender<Demand>,
+    settings: serde_json::Value,
+    run: Option<Run>,
+    probes: u32,
+}
+
+struct Run {
+    stop: CancellationToken,
+    task: JoinHandle<Outcome>,
+}
+
+/// What the bench saw of one or more runs.
+struct Outcome {
+    errors: Vec<SourceError>,
+}
+
+impl<U: Upstream> Bench<U> {
+    /// A source that listens to `topics` topics, connected.
+    pub(super) async fn listening(topics: usize, in_flight: usize) -> Self {
+        let mut bench = Bench::prepared(topics, in_flight).await;
+        bench.start();
+        bench.is_listening().await;
+        bench
+    }
+
+    /// A source with a list of topics, not started.
+    pub(super) async fn prepared(topics: usize, in_flight: usize) -> Self {
+        let mut bench = Bench::<U>::asking_functions(topics, in_flight).await;
+        bench.settings = bench.upstream.settings(Some(&bench.topics), in_flight);
+        bench
+    }
+
+    /// A source that listens to what functions ask for, not started. Nothing is asked for yet.
+    pub(super) async fn asking_functions(topics: usize, in_flight: usize) -> Self {
+        let upstream = Arc::new(U::start().await);
+        let mut names = Vec::new();
+        for n in 0..topics {
+            names.push(upstream.topic(n).await);
+        }
+        let settings = upstream.settings(None, in_flight);
+        let clock = TestClock::start();
+        let board = HealthBoard::new(clock.clone());
+        let sink = Arc::new(Sink {
+            mode: watch::channel(Mode::Accept).0,
+            seen: Mutex::default(),
+            board: board.clone(),
+        });
+        Bench {
+            upstream,
+            sink,
+            topics: names,
+            name: SourceName::parse("under-test").expect("a source's name"),
+            board,
+            clock,
+            demand: watch::channel(Demand::default()).0,
+            settings,
+            run: None,
+            probes: 0,
+        }
+    }
+
+    pub(super) fn start(&mut self) {
+        let connector = self.upstream.connector();
+        let (name, settings, board) = (self.name.clone(), self.settings.clone(), self.board.clone());
+        let stop = CancellationToken::new();
+        let ctx = SourceContext {
+            events: self.sink.clone(),
+            demand: self.demand.subscribe(),
+            health: board.health(),
+            shutdown: stop.clone(),
+            clock: self.clock.clone(),
+        };
+        let stopped = stop.clone();
+        // What the runtime does, without its waits: a source that ends with an error is started again.
+        let task = tokio::spawn(async move {
+            let mut outcome = Outcome { errors: Vec::new() };
+            board.enter(SourceState::Connecting);
+            loop {
+                let source = connector.build(&name, settings.clone()).expect("settings of the contract");
+                match source.run(ctx.clone()).await {
+                    Ok(()) => {
+                        assert!(stopped.is_cancelled(), "the source ended without being told to");
+                        return outcome;
+                    }
+                    Err(error) => {
+                        board.health().disconnected(describe(&error));
+                        outcome.errors.push(error);
+                    }
+                }
+                tokio::select! {
+                    () = stopped.cancelled() => return outcome,
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                }
+            }
+        });
+        self.run = Some(Run { stop, task });
+    }
+
+    /// Tells the source to stop; [`Bench::stopped`] waits for it.
+    pub(super) fn tell_to_stop(&self) {
+        if let Some(run) = &self.run {
+            run.stop.cancel();
+        }
+    }
+
+    /// Waits until the source has stopped as it should, and checks what it counted.
+    pub(super) async fn stopped(&mut self) {
+        self.tell_to_stop();
+        let Some(run) = self.run.take() else { return };
+        let outcome = tokio::time::timeout(PATIENCE, run.task)
+            .await
+            .expect("the source stops when it is told to")
+            .expect("the source does not panic");
+        let counts = self.status().counts;
+        let taken = counts.accepted + counts.unmatched + counts.duplicate + counts.quarantined;
+        assert!(taken + counts.refused <= counts.received, "more came out than in: {counts:?}");
+        // A run that ended in an error may have let go of what it held, for the upstream to offer again.
+        if outcome.errors.is_empty() {
+            assert!(
+                counts.received <= taken + counts.refused + counts.dropped,
+                "some is unaccounted for: {counts:?}"
+            );
+        }
+        let capabilities = self.upstream.capabilities();
+        if capabilities.replays {
+            assert_eq!(counts.dropped, 0, "a protocol that replays loses nothing");
+        } else {
+            let bodies: Vec<Bytes> =
+                self.sink.seen().accepted.iter().map(|event| event.body.clone()).collect();
+            let distinct: BTreeSet<&Bytes> = bodies.iter().collect();
+            assert_eq!(distinct.len(), bodies.len(), "a protocol that does not replay brings nothing twice");
+        }
+        self.board.enter(SourceState::Paused);
+    }
+
+    pub(super) fn status(&self) -> SourceStatus {
+        self.board.status(self.name.clone(), self.upstream.connector().kind(), self.upstream.capabilities())
+    }
+
+    pub(super) async fn is_listening(&self) {
+        self.is_connected().await;
+        self.upstream.listening(&self.topics).await;
+    }
+
+    pub(super) async fn is_connected(&self) {
+        eventually(PATIENCE, "the source to be connected", async || {
+            let status = self.status();
+            if status.state == SourceState::Connected { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    }
+
+    pub(super) fn mode(&self, mode: Mode) {
+        self.sink.mode.send_replace(mode);
+    }
+
+    /// Functions now want exactly these topics.
+    pub(super) fn functions_want(&self, topics: &[&String]) {
+        let patterns = topics.iter().map(|topic| {
+            (TopicPattern::exact(&Topic::parse(topic).expect("a topic of the upstream")), BTreeSet::new())
+        });
+        self.demand.send_replace(Demand { patterns: patterns.collect() });
+    }
+
+    /// Publishes numbered messages on the first topic.
+    pub(super) async fn publish(&self, numbers: impl IntoIterator<Item = u32>) {
+        let messages: Vec<Sent> = numbers.into_iter().map(|n| numbered(&self.topics[0], n)).collect();
+        self.upstream.publish(&messages).await;
+    }
+
+    /// The numbers that were accepted so far.
+    pub(super) fn accepted(&self) -> BTreeSet<u32> {
+        self.sink.seen().accepted.iter().filter_map(|event| number_of(&event.body)).collect()
+    }
+
+    /// Waits until at least all these numbers are accepted.
+    pub(super) async fn has_accepted(&self, numbers: impl IntoIterator<Item = u32>) {
+        let wanted: BTreeSet<u32> = numbers.into_iter().collect();
+        eventually(PATIENCE, "messages to be accepted", async || {
+            let accepted = self.accepted();
+            let missing: Vec<&u32> = wanted.difference(&accepted).take(5).collect();
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("missing {missing:?} and maybe more; {:?}", self.status()))
+            }
+        })
+        .await;
+    }
+
+    /// Publishes until something published from now on arrives: the way from upstream to sink is whole.
+    pub(super) async fn reaches(&mut self, topic: &str) {
+        let first = self.probes;
+        let mut next = first;
+        eventually(PATIENCE, "a message to come through", async || {
+            let body = Bytes::from(format!("probe {next}"));
+            next += 1;
+            self.upstream.publish(&[Sent { topic: topic.to_owned(), headers: Vec::new(), body }]).await;
+            let seen = self.sink.seen();
+            seen.accepted.iter().any(|event| {
+                let text = std::str::from_utf8(&event.body).ok();
+                let number = text.and_then(|text| text.strip_prefix("probe ")?.parse::<u32>().ok());
+                number.is_some_and(|number| number >= first)
+            })
+        })
+        .await;
+        self.probes = next;
+    }
+
+    pub(super) async fn holds(&self, messages: usize) {
+        eventually(PATIENCE, "messages to be on their way", async || {
+            let inside = self.sink.seen().inside;
+            if inside == messages { Ok(()) } else { Err(format!("{inside} instead of {messages}")) }
+        })
+        .await;
+    }
+}
+
+/// A message whose body is its number.
+pub(super) fn numbered(topic: &str, number: u32) -> Sent {
+    Sent { topic: topic.to_owned(), headers: Vec::new(), body: number.to_string().into() }
+}
+
+fn number_of(body: &[u8]) -> Option<u32> {
+    std::str::from_utf8(body).ok()?.parse().ok()
+}
