@@ -172,12 +172,6 @@ impl Dispatcher {
             tokio::select! {
                 count = self.messages.recv_many(&mut batch, 256) => {
                     debug_assert!(count > 0, "we hold a sender ourselves");
-                    for message in batch.drain(..) {
-                        if let Message::Drain(grace, drained) = message {
-                            return self.drain(grace, drained).await;
-                        }
-                        self.handle(message);
-                    }
                 }
                 lanes = &mut ready => {
                     ready = queue.ready();
@@ -191,6 +185,23 @@ impl Dispatcher {
                     Err(_) => return,
                 },
                 () = tokio::time::sleep_until(wake) => {}
+            }
+            // Whatever woke us: what was said before is heard before anything is leased, so that a pause that was
+            // acknowledged holds.
+            while batch.len() < 4096
+                && let Ok(message) = self.messages.try_recv()
+            {
+                batch.push(message);
+            }
+            let mut drain = None;
+            for message in batch.drain(..) {
+                match message {
+                    Message::Drain(grace, drained) => drain = Some((grace, drained)),
+                    message => self.handle(message),
+                }
+            }
+            if let Some((grace, drained)) = drain {
+                return self.drain(grace, drained).await;
             }
             self.time_passed();
             self.fill().await;

@@ -270,6 +270,10 @@ impl Client {
         guard: &dyn Guard,
         mut request: Request<OutBody>,
     ) -> Result<Answering, SendFailure> {
+        if request.body().is_end_stream() {
+            // Said, not left out: some servers wait for a body of a POST that does not say it has none.
+            request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from_static("0"));
+        }
         let mut new_ones = 0;
         loop {
             let (mut sender, peer) = match pool.take(guard) {
@@ -424,6 +428,13 @@ async fn dial(origin: &Origin, guard: &dyn Guard) -> Result<(TcpStream, SocketAd
     let addresses = tokio::net::lookup_host((&*origin.host, origin.port))
         .await
         .map_err(|error| unreachable(format!("cannot resolve {:?}: {error}", origin.host)))?;
+    connect_to_first(addresses, guard).await
+}
+
+async fn connect_to_first(
+    addresses: impl Iterator<Item = SocketAddr>,
+    guard: &dyn Guard,
+) -> Result<(TcpStream, SocketAddr), SendFailure> {
     let mut denied = None;
     let mut last = None;
     for address in addresses {
@@ -444,9 +455,9 @@ async fn dial(origin: &Origin, guard: &dyn Guard) -> Result<(TcpStream, SocketAd
         }
     }
     match (last, denied) {
-        (Some(why), _) => Err(unreachable(why)),
+        (Some(why), _) => Err(SendFailure::Unreachable(why.into())),
         (None, Some(why)) => Err(SendFailure::Denied(why)),
-        (None, None) => Err(unreachable(format!("{:?} has no address", origin.host))),
+        (None, None) => Err(SendFailure::Unreachable("the host has no address".into())),
     }
 }
 
@@ -550,5 +561,71 @@ impl Answering {
             }
         }
         (self.status, std::mem::take(&mut self.headers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    struct Deny(SocketAddr);
+
+    impl Guard for Deny {
+        fn check(&self, address: SocketAddr) -> Result<(), Box<str>> {
+            if address == self.0 { Err("denied".into()) } else { Ok(()) }
+        }
+    }
+
+    /// A port nobody listens on: held by a socket that was bound and never listens.
+    fn refusing() -> (tokio::net::TcpSocket, SocketAddr) {
+        let tcp = tokio::net::TcpSocket::new_v4().unwrap();
+        tcp.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = tcp.local_addr().unwrap();
+        (tcp, address)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_is_followed_by_the_next_at_once() {
+        let (_held, refusing) = refusing();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+
+        let (_, peer) = connect_to_first([refusing, refusing, good].into_iter(), &AnyAddress).await.unwrap();
+        let all_refuse = connect_to_first([refusing].into_iter(), &AnyAddress).await;
+
+        assert_eq!(peer, good);
+        assert!(matches!(all_refuse, Err(SendFailure::Unreachable(_))));
+    }
+
+    #[tokio::test]
+    async fn a_denied_address_is_never_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+
+        let denied = connect_to_first([address].into_iter(), &Deny(address)).await;
+
+        assert!(matches!(denied, Err(SendFailure::Denied(_))));
+    }
+
+    #[test]
+    fn want_of_files_and_ports_is_ours_and_a_refusal_is_not() {
+        for ours in [23, 24, 99, 105] {
+            assert!(is_ours(&io::Error::from_raw_os_error(ours)), "{ours}");
+        }
+        assert!(!is_ours(&io::Error::from_raw_os_error(111)));
+    }
+
+    #[test]
+    fn the_authority_names_a_port_only_where_the_scheme_does_not() {
+        for (url, authority) in [
+            ("http://gw.openfaas:8080/x", "gw.openfaas:8080"),
+            ("http://gw/", "gw"),
+            ("https://gw:443/", "gw"),
+            ("https://[::1]:8443/", "[::1]:8443"),
+        ] {
+            assert_eq!(Origin::of(&Url::parse(url).unwrap()).authority(), authority);
+        }
     }
 }

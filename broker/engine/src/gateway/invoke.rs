@@ -1,5 +1,6 @@
 //! A delivery as a request, an exchange as an outcome.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ pub(crate) fn request(
     }
 }
 
-/// Where the gateway has the function, with the caller's path and query as they came.
+/// Where the gateway has the function, with the caller's path and query byte for byte, but for segments no gateway takes.
 ///
 /// A call without a path is sent to `/`, as OpenFaaS' worker does; an event has no path, as its connectors have it.
 fn path(call: &FunctionCall, origin: &Origin) -> String {
@@ -41,8 +42,50 @@ fn path(call: &FunctionCall, origin: &Origin) -> String {
     if is_call && !call.path_and_query.starts_with('/') {
         path.push('/');
     }
-    path.push_str(&call.path_and_query);
+    path.push_str(&clean(&call.path_and_query));
     path
+}
+
+/// Resolves `.`, `..` and empty segments, within the caller's part of the path and nowhere above it.
+///
+/// The gateway's router answers such a path with a redirect that no function ever sees, and a redirect is not followed:
+/// the call would count as done without having run. All else (`%2F`) stays as it was written.
+fn clean(path_and_query: &str) -> Cow<'_, str> {
+    let (path, query) = match path_and_query.find('?') {
+        Some(at) => path_and_query.split_at(at),
+        None => (path_and_query, ""),
+    };
+    let is_dot = |segment: &str| segment == "." || segment.eq_ignore_ascii_case("%2e");
+    let is_up = |segment: &str| {
+        segment.len() <= 6
+            && matches!(segment.to_ascii_lowercase().as_str(), ".." | ".%2e" | "%2e." | "%2e%2e")
+    };
+    let segments = || path.split('/').skip(1);
+    let last = segments().count().saturating_sub(1);
+    if segments()
+        .enumerate()
+        .all(|(n, segment)| (n == last || !segment.is_empty()) && !is_dot(segment) && !is_up(segment))
+    {
+        return Cow::Borrowed(path_and_query);
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in segments() {
+        if is_up(segment) {
+            kept.pop();
+        } else if !segment.is_empty() && !is_dot(segment) {
+            kept.push(segment);
+        }
+    }
+    let mut cleaned = String::with_capacity(path_and_query.len());
+    for segment in &kept {
+        cleaned.push('/');
+        cleaned.push_str(segment);
+    }
+    if kept.is_empty() || path.ends_with('/') {
+        cleaned.push('/');
+    }
+    cleaned.push_str(query);
+    Cow::Owned(cleaned)
 }
 
 /// A stored body as it is sent. Small ones are read whole, so that a try that left nothing on the wire can be repeated
@@ -198,10 +241,7 @@ mod tests {
             )
         };
 
-        assert_eq!(
-            at("/a%2Fb/../c?x=1&y=%3Cz%3E", &Origin::Call),
-            "/function/env.fn/a%2Fb/../c?x=1&y=%3Cz%3E"
-        );
+        assert_eq!(at("/a%2Fb/c?x=1&y=%3Cz%3E", &Origin::Call), "/function/env.fn/a%2Fb/c?x=1&y=%3Cz%3E");
         assert_eq!(at("", &Origin::Call), "/function/env.fn/");
         assert_eq!(at("?x=1", &Origin::Call), "/function/env.fn/?x=1");
         let event = Origin::Event {
@@ -209,5 +249,24 @@ mod tests {
             topic: broker_model::Topic::parse("t").unwrap(),
         };
         assert_eq!(at("", &event), "/function/env.fn");
+    }
+
+    #[test]
+    fn segments_the_gateway_would_redirect_are_resolved_and_never_lead_above_the_function() {
+        for (written, sent) in [
+            ("/a//b", "/a/b"),
+            ("/a/./b/", "/a/b/"),
+            ("/a%2Fb/../c?x=/../y", "/c?x=/../y"),
+            ("/../../other", "/other"),
+            ("/%2E%2e/x", "/x"),
+            ("/..", "/"),
+            ("//", "/"),
+            ("/a/", "/a/"),
+            ("/...", "/..."),
+            ("/.well-known/x", "/.well-known/x"),
+            ("", ""),
+        ] {
+            assert_eq!(clean(written), sent, "{written}");
+        }
     }
 }

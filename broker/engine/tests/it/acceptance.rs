@@ -193,7 +193,11 @@ async fn a_caller_waits_over_retries_and_no_longer_than_it_asked() {
 #[tokio::test(start_paused = true)]
 async fn a_waiting_caller_hears_of_a_cancel_and_of_a_death() {
     let script = Script::new(|seen| {
-        if seen.path.contains("dies") { Reply::status(400).body("bad") } else { Reply::status(200).after(LONG) }
+        if seen.path.contains("dies") {
+            Reply::status(400).body("bad")
+        } else {
+            Reply::status(200).after(LONG)
+        }
     });
     let broker = Arc::new(start(&script).await);
 
@@ -218,7 +222,10 @@ async fn what_cannot_be_taken_is_refused_before_anything_is_accepted() {
     let broker = start(&working()).await;
     type Change = fn(&mut broker_engine::Submission);
     let cases: [(Change, fn(&SubmitRefusal) -> bool); 6] = [
-        (|call| call.callback_url = Some("http://a b/".into()), |r| matches!(r, SubmitRefusal::BadCallback { .. })),
+        (
+            |call| call.callback_url = Some("http://a b/".into()),
+            |r| matches!(r, SubmitRefusal::BadCallback { .. }),
+        ),
         (
             |call| call.callback_url = Some("http://169.254.169.254/".into()),
             |r| matches!(r, SubmitRefusal::CallbackDenied { .. }),

@@ -24,11 +24,13 @@ async fn cancelling_a_running_call_stops_it_and_posts_no_callback() {
     let cancelled = broker.engine.control().cancel(id).await.unwrap();
 
     assert_eq!(cancelled, Cancelled::Delivering);
-    eventually(secs(5), "the gateway to see it leave", async || script.left.load(Ordering::SeqCst) == 1).await;
+    eventually(secs(5), "the gateway to see it leave", async || script.left.load(Ordering::SeqCst) == 1)
+        .await;
     assert_eq!(broker.find(id).await.state, State::Cancelled);
     assert!(broker.followed(id).await.is_empty());
     let next = broker.call("env").await;
-    eventually(LONG, "its slot to be free", async || broker.find(next).await.state == State::Delivering).await;
+    eventually(LONG, "its slot to be free", async || broker.find(next).await.state == State::Delivering)
+        .await;
     broker.assert_conserved();
 }
 
@@ -73,7 +75,8 @@ async fn a_redriven_call_begins_a_new_life_and_calls_back_again() {
 
 #[tokio::test(start_paused = true)]
 async fn all_dead_letters_of_a_function_and_reason_are_put_back() {
-    let script = Script::new(|seen| if seen.at < secs(100) { Reply::status(400) } else { Reply::status(200) });
+    let script =
+        Script::new(|seen| if seen.at < secs(100) { Reply::status(400) } else { Reply::status(200) });
     let broker = start(&script).await;
     let control = broker.engine.control();
     let mut ids = Vec::new();
@@ -114,7 +117,11 @@ async fn a_paused_function_is_held_in_all_its_queues_and_over_a_restart() {
     let lanes = broker.engine.functions().lane_states(&function("env"));
     assert_eq!(lanes.len(), 2);
     assert!(lanes.iter().all(|lane| lane.paused && lane.waiting == 1));
-    assert!(lanes.iter().all(|lane| lane.waiting_reason.map(broker_engine::WaitingReason::as_str) == Some("paused")));
+    assert!(
+        lanes
+            .iter()
+            .all(|lane| lane.waiting_reason.map(broker_engine::WaitingReason::as_str) == Some("paused"))
+    );
     assert_eq!(script.count(), 0);
 
     let (store, clock) = broker.kill().await;

@@ -235,9 +235,7 @@ async fn an_answer_over_the_limit_is_cut_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_goes_over_disk_whole() {
-    let script = Script::new(|_| {
-        (0..64).fold(Reply::status(200), |reply, n| reply.body(vec![n; 16 * 1024]))
-    });
+    let script = Script::new(|_| (0..64).fold(Reply::status(200), |reply, n| reply.body(vec![n; 16 * 1024])));
     script.deploy("env", &[]);
     let broker = start(&script).await;
 
@@ -264,7 +262,8 @@ async fn a_function_whose_4xx_is_an_answer_completes_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_function_waits_five_minutes_before_its_calls_are_dead() {
-    let script = Script::new(|_| Reply::status(404).body("error finding function ghost.openfaas-fn: not found"));
+    let script =
+        Script::new(|_| Reply::status(404).body("error finding function ghost.openfaas-fn: not found"));
     let broker = start(&script).await;
 
     let ids = [broker.call("ghost").await, broker.call("ghost").await, broker.call("ghost").await];
@@ -316,7 +315,8 @@ async fn a_gateway_that_cannot_say_whether_it_knows_a_function_costs_an_attempt(
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_calls_all_fail_sends_one_probe_at_a_time() {
-    let script = Script::new(|seen| if seen.at < secs(1800) { Reply::status(500) } else { Reply::status(200) });
+    let script =
+        Script::new(|seen| if seen.at < secs(1800) { Reply::status(500) } else { Reply::status(200) });
     script.deploy("env", &[("evoke.concurrency", "10")]);
     let broker = start(&script).await;
 
@@ -337,7 +337,11 @@ async fn a_lane_whose_calls_all_fail_sends_one_probe_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_function_never_delays_another() {
     let script = Script::new(|seen| {
-        if seen.path.starts_with("/function/slow") { Reply::status(200).after(secs(3600)) } else { Reply::status(200) }
+        if seen.path.starts_with("/function/slow") {
+            Reply::status(200).after(secs(3600))
+        } else {
+            Reply::status(200)
+        }
     });
     script.deploy("slow", &[("evoke.concurrency", "200")]);
     script.deploy("quick", &[]);
@@ -388,7 +392,8 @@ async fn functions_share_the_global_limit_in_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sleeping_function_gets_one_wake_call() {
-    let script = Script::new(|seen| Reply::status(200).after(if seen.at < secs(60) { secs(60) } else { secs(1) }));
+    let script =
+        Script::new(|seen| Reply::status(200).after(if seen.at < secs(60) { secs(60) } else { secs(1) }));
     script.deploy_with("env", 0, &[]);
     let broker = start(&script).await;
 
@@ -445,7 +450,10 @@ async fn a_dead_letter_is_told_to_a_function_once_and_not_in_circles() {
     assert_eq!(seen.path, "/function/alarm");
     assert_eq!(seen.header("evoke-dead-letter-reason"), Some("rejected"));
     assert_eq!(seen.header("evoke-dead-letter-id"), Some(id.to_string().as_str()));
-    assert_eq!((seen.header("x-function-name"), seen.header("x-function-status")), (Some("env"), Some("400")));
+    assert_eq!(
+        (seen.header("x-function-name"), seen.header("x-function-status")),
+        (Some("env"), Some("400"))
+    );
     assert_eq!(seen.header("content-type"), Some("text/plain"));
     assert!(broker.followed(copy.invocation.id).await.is_empty());
     broker.assert_conserved();
@@ -454,7 +462,11 @@ async fn a_dead_letter_is_told_to_a_function_once_and_not_in_circles() {
 #[tokio::test(start_paused = true)]
 async fn want_of_files_or_ports_is_our_error_and_nobodys_attempt() {
     let script = Script::new(|seen| {
-        if seen.at < secs(5) { Reply::of(Exchange::OutOfResources("too many open files".into())) } else { Reply::status(200) }
+        if seen.at < secs(5) {
+            Reply::of(Exchange::OutOfResources("too many open files".into()))
+        } else {
+            Reply::status(200)
+        }
     });
     script.deploy("env", &[("evoke.concurrency", "50"), ("com.openfaas.retry.attempts", "0")]);
     let broker = start(&script).await;
@@ -520,7 +532,8 @@ async fn the_metrics_have_openfaas_names_and_follow_the_lanes() {
     broker.reaches(id, State::Completed).await;
     broker.engine.control().pause_function(&function("env")).await.unwrap();
     broker.call("env").await;
-    let unlisted = broker.submit("ghost", |call| call.due = Some(broker_model::Clock::now(&*broker.clock) + LONG)).await;
+    let unlisted =
+        broker.submit("ghost", |call| call.due = Some(broker_model::Clock::now(&*broker.clock) + LONG)).await;
     assert_eq!(broker.find(unlisted).await.state, State::Waiting);
 
     let text = broker.scrape();

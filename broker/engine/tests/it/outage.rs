@@ -14,7 +14,9 @@ fn fragile() -> (Arc<Script>, Arc<AtomicBool>) {
     let up = Arc::new(AtomicBool::new(true));
     let is_up = up.clone();
     let script =
-        Script::new(move |_| if is_up.load(Ordering::SeqCst) { Reply::status(200) } else { Reply::unreachable() });
+        Script::new(
+            move |_| if is_up.load(Ordering::SeqCst) { Reply::status(200) } else { Reply::unreachable() },
+        );
     script.deploy("env", &[("com.openfaas.retry.attempts", "1"), ("evoke.max-age", "30m")]);
     (script, up)
 }

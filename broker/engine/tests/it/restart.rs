@@ -16,11 +16,8 @@ fn with(script: &Arc<Script>) -> Start {
 
 #[tokio::test(start_paused = true)]
 async fn a18_a_call_interrupted_by_a_kill_runs_again_once_with_its_retry_count() {
-    let script = Script::in_turn([
-        || Reply::status(500),
-        || Reply::status(200).after(LONG),
-        || Reply::status(200),
-    ]);
+    let script =
+        Script::in_turn([|| Reply::status(500), || Reply::status(200).after(LONG), || Reply::status(200)]);
     script.deploy("env", &[]);
     let broker = Broker::start(with(&script)).await;
     let id = broker.call("env").await;

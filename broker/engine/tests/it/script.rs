@@ -184,8 +184,7 @@ impl Drop for Present<'_> {
 #[async_trait]
 impl Gateway for Script {
     async fn call(&self, request: CallRequest, answer: &mut AnswerSink) -> Exchange {
-        let seen =
-            Seen { at: self.began.elapsed(), path: request.path_and_query, headers: request.headers };
+        let seen = Seen { at: self.began.elapsed(), path: request.path_and_query, headers: request.headers };
         self.seen.lock().unwrap().push(seen.clone());
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(running, Ordering::SeqCst);
