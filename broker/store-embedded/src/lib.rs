@@ -73,7 +73,7 @@ impl EmbeddedStore {
         let no_thread = |source| OpenError::Io { doing: "start a thread for", path: path.clone(), source };
         let writes = shared.clone();
         let writer =
-            thread("evoke-writer").spawn(move || writer::run(&writes, journal)).map_err(no_thread)?;
+            thread("evoke-writer").spawn(move || writer::run_guarded(&writes, journal)).map_err(no_thread)?;
         let keeps = shared.clone();
         let upkeep = match thread("evoke-upkeep").spawn(move || upkeep::run(&keeps)) {
             Ok(upkeep) => upkeep,
@@ -105,6 +105,10 @@ impl EmbeddedStore {
 
 fn stop(shared: &Shared) {
     let mut core = shared.core();
+    // What is being delivered goes back: a close in order interrupts nothing.
+    if !core.closing {
+        shared.release_leased(&mut core);
+    }
     core.closing = true;
     core.rest = store::Rest::No;
     shared.work.notify_all();

@@ -103,6 +103,9 @@ pub struct Recovered {
     pub took: Duration,
 }
 
+/// How many acceptance numbers are left out after damage; more than any gap can have held.
+const NUMBERS_SKIPPED: u64 = 1 << 24;
+
 struct Opening {
     options: Options,
     files: Arc<dyn Files>,
@@ -278,6 +281,7 @@ impl Opening {
                 .filter(|next| next.segment == number + 1)
                 .map(|next| next.previous_end)
                 .or(closed.filter(|closed| closed.segment == number).map(|closed| closed.end));
+            let tails_before = !tails.is_empty();
             let mut last_offset = 0;
             let scanned = segment::scan(&bytes, salt, number, stated, |found| {
                 last_offset = u64::from(found.offset);
@@ -304,7 +308,13 @@ impl Opening {
                     Err(_) => gaps.push((journal, journal + 1)),
                 }
             });
-            if segments[n].head.is_none() {
+            // A header that is bad although a later word says that its segment was synced is damage. Without such a word
+            // its first write was never finished, and nothing in it was acknowledged.
+            let never_begun = segments[n].head.is_none() && scanned.proven <= HEADER;
+            if never_begun {
+                recovered.torn_bytes += HEADER;
+            } else if segments[n].head.is_none() {
+                tracing::error!(path = %path.display(), "the header of a journal segment is damaged");
                 recovered.damage.push((path.clone(), 0..HEADER));
             }
             for range in &scanned.damage {
@@ -317,9 +327,14 @@ impl Opening {
                 tracing::warn!(path = %path.display(), from = torn.start, to = torn.end, "a write was not finished when the last process ended: it is cut");
             }
             trailing_damage = scanned.damage.iter().any(|range| range.start > last_offset);
-            // What is copied forward is cut here, and so is everything behind it.
-            let keep = if tails.is_empty() { scanned.end } else { scanned.end.min(scanned.proven) };
-            cuts.push((number, keep.max(HEADER)));
+            // What is copied forward is cut here, and so is everything behind it: a segment that was begun after the
+            // first doubtful record is copied whole.
+            let keep = match (tails_before, tails.is_empty()) {
+                (true, _) => HEADER,
+                (false, true) => scanned.end,
+                (false, false) => scanned.end.min(scanned.proven),
+            };
+            cuts.push((number, if never_begun { 0 } else { keep.max(HEADER) }));
             state.space.entry(number).or_default().len = bytes.len() as u64;
             last_begun = Some(number);
         }
@@ -342,8 +357,9 @@ impl Opening {
             let path = dir.join(segment_name(*number));
             self.files.remove(&path).map_err(io_error("remove", &path))?;
         }
-        let segment =
-            segments.last().map_or(1, |last| last.number + 1).max(closed.map_or(1, |c| c.segment + 1));
+        // Right behind the last one that was begun, whatever was allocated ahead: only its follower's header states what
+        // is proven of a segment.
+        let segment = last_begun.map_or(1, |last| last + 1).max(closed.map_or(1, |c| c.segment + 1));
         let previous_end = cuts.last().map_or(0, |(_, keep)| *keep);
         let head = Head { format: FORMAT, segment, salt, tag, previous_end };
         let mut bytes = head.write().to_vec();
@@ -375,6 +391,10 @@ impl Opening {
 
         let damaged = !gaps.is_empty();
         gaps.retain(|gap| !known_gaps.contains(gap));
+        if !gaps.is_empty() {
+            // Numbers that were lost must not be given again: somebody may hold their ids.
+            state.next_number += NUMBERS_SKIPPED;
+        }
         let missing: u64 = gaps.iter().map(|(from, to)| to - from).sum();
         recovered.missing_records = missing;
         state.damaged += missing;
@@ -518,7 +538,15 @@ impl Opening {
         let Some(bytes) = self.read(&self.options.path.join("closed"))? else { return Ok(None) };
         let text = String::from_utf8_lossy(&bytes);
         let mut words = text.split_whitespace();
-        Ok((|| Some(Closed { segment: words.next()?.parse().ok()?, end: words.next()?.parse().ok()? }))())
+        let mut number = || words.next()?.parse().ok();
+        let (segment, end, check) = (number(), number(), number());
+        Ok(match (segment, end, check) {
+            (Some(segment), Some(end), Some(check)) if closed_check(segment, end) == check => {
+                u32::try_from(segment).ok().map(|segment| Closed { segment, end })
+            }
+            // A note that cannot be trusted is none: the journal is looked at more closely.
+            _ => None,
+        })
     }
 
     fn forget_closed(&self) -> Result<(), OpenError> {
@@ -533,7 +561,12 @@ impl Opening {
 
 /// Says that the store was closed in order, and where its journal ended.
 pub(crate) fn mark_closed(shared: &Shared, segment: u32, end: u64) -> io::Result<()> {
-    replace(&*shared.files, &shared.options.path, "closed", &format!("{segment} {end}\n"))
+    let check = closed_check(u64::from(segment), end);
+    replace(&*shared.files, &shared.options.path, "closed", &format!("{segment} {end} {check}\n"))
+}
+
+fn closed_check(segment: u64, end: u64) -> u64 {
+    u64::from(crc32c::crc32c_append(crc32c::crc32c(&segment.to_le_bytes()), &end.to_le_bytes()))
 }
 
 fn replace(files: &dyn Files, dir: &Path, name: &str, content: &str) -> io::Result<()> {

@@ -370,6 +370,18 @@ impl Shared {
         Some((receiver, ids))
     }
 
+    /// Gives back what is leased, on the way to a close: nobody is left to settle it.
+    pub(crate) fn release_leased(&self, core: &mut Core) {
+        let now = self.moment();
+        let how = How::Released { wait: std::time::Duration::ZERO };
+        for (number, life) in core.state.release_leased(now) {
+            let (mut payload, _) = written(&how, &[]);
+            record::fill(&mut payload, 0, number, now.wall);
+            let after = After::Settled { number, life, ended: Ended::Not, attempt: false, then: Vec::new() };
+            self.push(core, Pending { kind: kind::SETTLED, payload, after, waiter: None, urgent: false });
+        }
+    }
+
     /// Reads a claimed invocation from disk. One whose record is damaged becomes a dead letter, and `None`.
     fn fetch(&self, claim: &Claim) -> Option<Delivery> {
         let mut entry = claim.entry;

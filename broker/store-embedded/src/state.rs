@@ -362,6 +362,8 @@ impl State {
                 self.dead.insert((at, number));
             } else if let Some(due) = due {
                 self.dues.push(Reverse((due, number)));
+                // Whoever waits in `ready` set its timer before it knew of this one.
+                self.signal = true;
             } else {
                 self.line_up(number, false);
             }
@@ -522,6 +524,25 @@ impl State {
         Some(number)
     }
 
+    /// Gives back everything that is leased, as a release does: which, and in which life.
+    pub(crate) fn release_leased(&mut self, now: Moment) -> Vec<(u64, u32)> {
+        let leased: Vec<u64> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| entry.phase() == Phase::Leased)
+            .map(|(number, _)| number)
+            .collect();
+        let how = How::Released { wait: Duration::ZERO };
+        leased
+            .into_iter()
+            .map(|number| {
+                let life = self.extras.get(&number).map_or(1, Extra::life);
+                self.apply_settlement(number, &how, Place::PENDING, now.wall, Some(now));
+                (number, life)
+            })
+            .collect()
+    }
+
     /// Changes what a settlement changes. `live` is now, or `None` in recovery.
     fn apply_settlement(&mut self, number: u64, how: &How, place: Place, at: u64, live: Option<Moment>) {
         let extra = self.extras.entry(number).or_default();
@@ -571,6 +592,8 @@ impl State {
             Some(now) => {
                 extra.until = nanos(now.mono.saturating_add(wait));
                 self.waits.push(Reverse((extra.until, number)));
+                // As above: the timer of whoever waits may be later, or none.
+                self.signal = true;
             }
             None => {
                 extra.until = at.saturating_add(nanos(wait));

@@ -83,6 +83,8 @@ struct Call {
     standing: Standing,
     attempts: AttemptHistory,
     interrupted: u32,
+    /// It has not run since it was interrupted: what it waits is counted from the last recovery.
+    resting: bool,
     ended_at: Option<Timestamp>,
 }
 
@@ -220,10 +222,15 @@ impl ReferenceStore {
             match call.standing {
                 Standing::Delivering { .. } if died => {
                     call.interrupted += 1;
+                    call.resting = true;
                     let wait = wait_after_interruptions(call.interrupted);
                     call.standing = Standing::Waiting(Gate::retry(wait, clock));
                 }
                 Standing::Delivering { .. } => call.standing = Standing::Waiting(Gate::Open),
+                Standing::Waiting(_) if call.resting => {
+                    let wait = wait_after_interruptions(call.interrupted);
+                    call.standing = Standing::Waiting(Gate::retry(wait, clock));
+                }
                 Standing::Waiting(Gate::Retry { on_the_wall, .. }) => {
                     let at = clock.monotonic() + on_the_wall.since(clock.now());
                     call.standing = Standing::Waiting(Gate::Retry { at, on_the_wall });
@@ -339,6 +346,7 @@ impl Disk {
         let call = self.calls.get_mut(&number).expect("a number comes from the calls themselves");
         call.standing = Standing::Delivering { token };
         call.moved = true;
+        call.resting = false;
         Delivery {
             lease: Lease { id: call.invocation.id, life: call.invocation.life, token },
             invocation: call.invocation.clone(),
@@ -398,6 +406,7 @@ impl Disk {
                 standing: Standing::Waiting(gate),
                 attempts: AttemptHistory::default(),
                 interrupted: 0,
+                resting: false,
                 ended_at: None,
             };
             self.calls.insert(number, call);
@@ -621,6 +630,7 @@ impl InvocationQueue for ReferenceStore {
         call.standing = Standing::Waiting(Gate::Open);
         call.attempts = AttemptHistory::default();
         call.interrupted = 0;
+        call.resting = false;
         call.ended_at = None;
         let life = call.invocation.life;
         disk.held.insert(number);

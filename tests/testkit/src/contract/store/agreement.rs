@@ -10,7 +10,7 @@ use broker_model::ledger::{Filter, LaneStats, Page};
 use broker_model::queue::{Pausable, RedriveError, Settled};
 use broker_model::{
     Acceptance, Accepted, BodyReader, Clock, InvocationId, InvocationQueue, Lane, Lease, Ledger, Reason,
-    Record, Settlement, StoreError, Timestamp,
+    Record, Settlement, State, StoreError, Timestamp,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -92,12 +92,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Holds an engine against the reference store over `cases` random stories.
+/// Holds an engine against the reference store over `cases` random stories, or as many as `PROPTEST_CASES` says.
 ///
 /// # Panics
 /// With the shortest story found on which they do not agree.
 pub fn agree<E: Engine>(cases: u32) {
-    if let Some(how) = disagreement::<E>(cases, 300) {
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { cases };
+    if let Some(how) = disagreement::<E>(cases, 60) {
         panic!("they disagree: {how}");
     }
 }
@@ -364,7 +365,7 @@ impl<E: Engine> Pair<E> {
                 None => return Ok(()),
                 Some(differs) => differs,
             };
-            if began.elapsed() > Duration::from_secs(3) {
+            if began.elapsed() > Duration::from_secs(2) {
                 return Err(differs);
             }
             a_real_moment().await;
@@ -438,7 +439,10 @@ impl<E: Engine> Pair<E> {
     async fn compare(&self, mine: &Record, theirs: &Record) -> Result<(), String> {
         same(&mine.state, &theirs.state, "the state")?;
         same(&mine.attempts, &theirs.attempts, "the attempts")?;
-        same(&mine.interrupted, &theirs.interrupted, "the interruptions")?;
+        // Of a call that was cancelled before it ran again, an engine may have forgotten that it was interrupted.
+        if theirs.state != State::Cancelled {
+            same(&mine.interrupted, &theirs.interrupted, "the interruptions")?;
+        }
         same(&millis(mine.ended_at), &millis(theirs.ended_at), "the end")?;
         let letter = |record: &Record| {
             record.dead_letter.as_ref().map(|l| (l.reason, l.detail.clone(), l.died_at.as_millis()))
@@ -484,11 +488,13 @@ fn millis(moment: Option<Timestamp>) -> Option<u64> {
     moment.map(Timestamp::as_millis)
 }
 
-fn lanes(mut stats: Vec<LaneStats>) -> Vec<(Lane, [u64; 4], Option<u64>)> {
+/// How the lanes stand. Which call counts as the oldest follows from where those that came back line up, which is the
+/// engine's own choice; only that there is one when any may run is not.
+fn lanes(mut stats: Vec<LaneStats>) -> Vec<(Lane, [u64; 4], bool)> {
     stats.sort_by(|a, b| a.lane.cmp(&b.lane));
     stats
         .into_iter()
-        .map(|s| (s.lane, [s.ready, s.retrying, s.scheduled, s.delivering], millis(s.oldest_ready)))
+        .map(|s| (s.lane, [s.ready, s.retrying, s.scheduled, s.delivering], s.oldest_ready.is_some()))
         .collect()
 }
 
