@@ -132,6 +132,7 @@ rules! {
             ready_names_a_lane_once
             a_lane_found_short_is_named_when_it_gains
             ready_names_a_lane_when_a_wait_ends
+            whoever_waits_in_ready_hears_of_waits_that_began_later
             ready_names_the_lane_of_a_redriven_call
             a_dropped_ready_loses_no_lane
             a_reopened_store_names_the_lanes_that_have_work;

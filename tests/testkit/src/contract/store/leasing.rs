@@ -151,6 +151,25 @@ pub(crate) async fn ready_names_a_lane_when_a_wait_ends<E: Engine>() {
     assert_eq!(named, Some(vec![lane("due")]));
 }
 
+pub(crate) async fn whoever_waits_in_ready_hears_of_waits_that_began_later<E: Engine>() {
+    let bench = Bench::<E>::new().await;
+    let delivery = bench.delivering(&lane("retry")).await;
+    while let Some(lanes) = named_now(&bench).await {
+        for lane in lanes {
+            bench.assert_nothing_to_lease(&lane, "it is being delivered").await;
+        }
+    }
+    // One call of `ready` that lasts, as a dispatcher holds it: its timer was set before there was anything to wait for.
+    let mut ready = bench.store.ready().boxed();
+    assert!(futures::poll!(&mut ready).is_pending());
+
+    bench.settle(&delivery, calls::retry_in(10)).await;
+    assert!(futures::poll!(&mut ready).is_pending(), "the wait has not ended");
+    bench.pass(Duration::from_secs(10) + SLACK).await;
+
+    assert_eq!(within(PATIENCE, "the lane's being named", ready).await, [lane("retry")]);
+}
+
 pub(crate) async fn ready_names_the_lane_of_a_redriven_call<E: Engine>() {
     let bench = Bench::<E>::new().await;
     let id = bench.dead(&lane("a")).await;
