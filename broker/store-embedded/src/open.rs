@@ -269,7 +269,7 @@ impl Opening {
             let number = segments[n].number;
             let path = dir.join(segment_name(number));
             let bytes: Bytes = self.read(&path)?.unwrap_or_default().into();
-            if segments[n].head.is_none() && bytes.iter().all(|byte| *byte == 0) {
+            if segments[n].head.is_none() && segment::is_zero(&bytes) {
                 // Allocated ahead and never begun, or made shorter than its header: nothing was ever in it.
                 unbegun.push(number);
                 continue;

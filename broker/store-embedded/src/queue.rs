@@ -20,6 +20,9 @@ use crate::state::{After, Claim, Ended, Moment, NewOnes};
 use crate::store::{Core, Pending, ReadError, Shared};
 use crate::table::Phase;
 
+/// Resolves when a record is durable, or will not be.
+type Answer = oneshot::Receiver<Result<(), StoreError>>;
+
 #[async_trait]
 impl InvocationQueue for EmbeddedStore {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
@@ -319,13 +322,7 @@ impl Shared {
     }
 
     /// Hands over a record somebody waits for.
-    pub(crate) fn push_waited(
-        &self,
-        core: &mut Core,
-        kind: u8,
-        payload: Vec<u8>,
-        after: After,
-    ) -> oneshot::Receiver<Result<(), StoreError>> {
+    pub(crate) fn push_waited(&self, core: &mut Core, kind: u8, payload: Vec<u8>, after: After) -> Answer {
         let (waiter, receiver) = oneshot::channel();
         self.push(core, Pending { kind, payload, after, waiter: Some(waiter), urgent: true });
         receiver
@@ -340,7 +337,7 @@ impl Shared {
         then: Vec<Acceptance>,
         (mut payload, places): (Vec<u8>, Vec<usize>),
         now: Moment,
-    ) -> Option<(oneshot::Receiver<Result<(), StoreError>>, Vec<InvocationId>)> {
+    ) -> Option<(Answer, Vec<InvocationId>)> {
         let number = core.state.settle(lease, how, now)?;
         record::fill(&mut payload, 0, number, now.wall);
         let mut ids = Vec::new();

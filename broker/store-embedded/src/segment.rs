@@ -206,9 +206,7 @@ pub(crate) fn scan(
             }
             None => {
                 let from = at;
-                let next = (at + 8..bytes.len())
-                    .step_by(8)
-                    .find(|at| batch_head(bytes, *at, salt, segment).is_some());
+                let next = next_batch(bytes, at + 8, salt, segment);
                 let to = next.unwrap_or(bytes.len());
                 holes.push(from..to);
                 match next {
@@ -277,7 +275,7 @@ pub(crate) fn scan(
         }
     }
     for hole in holes {
-        let empty = bytes[hole.clone()].iter().all(|byte| *byte == 0);
+        let empty = is_zero(&bytes[hole.clone()]);
         let is_end = hole.end == bytes.len();
         // Zeros behind the last batch are what was allocated and never written; below the proven offset nothing is.
         if empty && is_end && hole.start as u64 >= proven {
@@ -290,6 +288,31 @@ pub(crate) fn scan(
     }
     scanned.damage.sort_by_key(|range| range.start);
     scanned
+}
+
+/// Most of a segment was never written; its zeros are passed over in stretches of this length.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Whether nothing was ever written here.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(ZEROS.len()).all(|stretch| *stretch == ZEROS[..stretch.len()])
+}
+
+/// Where the next batch begins, from `from` on.
+fn next_batch(bytes: &[u8], from: usize, salt: u32, segment: u32) -> Option<usize> {
+    let mut at = from;
+    while at < bytes.len() {
+        let end = bytes.len().min(at + ZEROS.len());
+        // No batch begins among zeros, because its magic is none.
+        if !is_zero(&bytes[at..end]) {
+            let found = (at..end).step_by(8).find(|at| batch_head(bytes, *at, salt, segment).is_some());
+            if found.is_some() {
+                return found;
+            }
+        }
+        at = end;
+    }
+    None
 }
 
 fn batch_head(bytes: &[u8], at: usize, salt: u32, segment: u32) -> Option<BatchHead> {

@@ -3,6 +3,7 @@
 //! There is no timer: a batch is what came while the last one was synced. Only settlements and started marks, which
 //! nobody outside waits for, are held up to 5 ms for company.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,12 +52,20 @@ pub(crate) struct Journal {
 /// What failed of a write, and the operating system's word.
 struct Failure(&'static str, std::io::Error);
 
-/// Runs until the store is closed.
-pub(crate) fn run(shared: &Shared, mut journal: Journal) {
+/// Runs until the store is closed. A panic is a fault of ours that leaves nothing known: it fails the store.
+pub(crate) fn run_guarded(shared: &Shared, journal: Journal) {
+    if catch_unwind(AssertUnwindSafe(|| run(shared, journal))).is_err() {
+        fail(shared, "the writer", &std::io::Error::other("it panicked"));
+        stop(shared, Err(shared.last_word()));
+    }
+}
+
+fn run(shared: &Shared, mut journal: Journal) {
     loop {
-        let Some(batch) = next_batch(shared, &mut journal) else { break };
-        let outcome = write(shared, &mut journal, batch);
+        let Some(mut batch) = next_batch(shared, &mut journal) else { break };
+        let outcome = write(shared, &mut journal, &mut batch);
         if let Err(Failure(what, error)) = outcome {
+            // Its waiters go with the batch, after this: whoever finds no answer finds the reason.
             fail(shared, what, &error);
         }
     }
@@ -120,7 +129,7 @@ fn wait<'a>(shared: &'a Shared, core: MutexGuard<'a, Core>, most: Option<Duratio
     }
 }
 
-fn write(shared: &Shared, journal: &mut Journal, mut batch: Vec<Pending>) -> Result<(), Failure> {
+fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Result<(), Failure> {
     let payloads: usize = batch.iter().map(|pending| pending.payload.len()).sum();
     let needed = segment::batch_size(payloads, batch.len()) as u64;
     let mut bytes = std::mem::take(&mut journal.buffer);
@@ -132,7 +141,7 @@ fn write(shared: &Shared, journal: &mut Journal, mut batch: Vec<Pending>) -> Res
         begun = upkeep::next_segment(shared, front + needed);
         let Some(spare) = &begun else {
             journal.buffer = bytes;
-            wait_for_room(shared, batch);
+            wait_for_room(shared, std::mem::take(batch));
             return Ok(());
         };
         let head = Head {
@@ -159,7 +168,7 @@ fn write(shared: &Shared, journal: &mut Journal, mut batch: Vec<Pending>) -> Res
     let base = journal.at;
     let mut records = Batch::begin(bytes, journal.next);
     let mut offsets = Vec::with_capacity(batch.len());
-    for pending in &batch {
+    for pending in batch.iter() {
         if matches!(pending.after, After::Barrier) {
             offsets.push(0);
             continue;
@@ -300,6 +309,10 @@ fn finish(shared: &Shared, journal: &mut Journal) {
             tracing::warn!(%error, "cannot note that the store was closed in order");
         }
     }
+    stop(shared, result);
+}
+
+fn stop(shared: &Shared, result: Result<(), StoreError>) {
     let mut core = shared.core();
     core.stopped = true;
     for waiter in std::mem::take(&mut core.on_stop) {

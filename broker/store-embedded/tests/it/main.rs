@@ -1,5 +1,12 @@
 //! The public face of the embedded store.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as its test does")]
+
+mod contract;
+mod damage;
 mod durable;
+mod faults;
 mod kit;
+mod process;
+mod sim;
 mod space;

@@ -1,0 +1,120 @@
+//! The store in processes of its own: killed at any moment, and two on one directory.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_model::{InvocationId, Ledger};
+use broker_store_embedded::{EmbeddedStore, OpenError, Options, OsFiles};
+use tempfile::TempDir;
+
+use crate::kit::*;
+
+const CHILD: &str = "EVOKE_TEST_STORE_CHILD";
+
+fn sizes(path: &Path) -> Options {
+    Options { segment_bytes: 256 << 10, lock_wait: Duration::from_secs(10), ..options(path) }
+}
+
+/// Not a test by itself: what the child processes run. They accept for ever and print each id once it is durable.
+#[test]
+fn child_accepts_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (store, _) = open(sizes(Path::new(&path)), &HandClock::new());
+        let workers = (0..8).map(|worker| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                loop {
+                    let id = accept(&store, call("env", vec![worker; 700])).await;
+                    // One write call a line, so that a line is whole or not there.
+                    println!("accepted {id}");
+                }
+            })
+        });
+        futures::future::join_all(workers).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_kills_lose_nothing_that_was_acknowledged() {
+    let dir = TempDir::new().unwrap();
+    let mut acknowledged: HashSet<InvocationId> = HashSet::new();
+    for round in 0..30 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::child_accepts_until_it_is_killed", "--nocapture"])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut seen = 0;
+        for line in lines.by_ref().map_while(Result::ok) {
+            // The harness may print in front of the first line.
+            if let Some((_, id)) = line.split_once("accepted ")
+                && let Ok(id) = id.parse()
+            {
+                acknowledged.insert(id);
+                seen += 1;
+            }
+            if seen >= 20 + round * 7 {
+                break;
+            }
+        }
+        assert!(seen > 0, "round {round}: the child did not work");
+        child.kill().unwrap();
+        // What it said before it died counts too.
+        for line in lines.map_while(Result::ok) {
+            acknowledged
+                .extend(line.split_once("accepted ").and_then(|(_, id)| id.parse::<InvocationId>().ok()));
+        }
+        child.wait().unwrap();
+    }
+
+    let (store, recovered) = open(sizes(dir.path()), &HandClock::new());
+    assert_eq!((recovered.damage.len(), recovered.reconciled), (0, 0));
+    for id in &acknowledged {
+        assert!(store.find(*id).await.unwrap().is_some(), "{id} is lost");
+    }
+    assert!(recovered.held as usize >= acknowledged.len());
+    assert_no_drift(&store);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_directory_is_told_so() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let (store, _) = open(options(dir.path()), &clock);
+
+    let second = EmbeddedStore::open(options(dir.path()), Arc::new(OsFiles), clock.clone());
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    drop(store);
+    assert!(EmbeddedStore::open(options(dir.path()), Arc::new(OsFiles), clock).is_ok());
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_with_its_number() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    drop(open(options(dir.path()), &clock));
+    let path = dir.path().join("format");
+    let newer = std::fs::read_to_string(&path).unwrap().replace("evoke-store 1", "evoke-store 7");
+    std::fs::write(&path, newer).unwrap();
+
+    let refused = EmbeddedStore::open(options(dir.path()), Arc::new(OsFiles), clock);
+    assert!(matches!(refused, Err(OpenError::Newer { found: 7, known: 1, .. })));
+}
+
+#[tokio::test]
+async fn the_directory_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let path = dir.path().join("data");
+    let (store, _) = open(options(&path), &clock);
+
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(store.health().durability, "fsync");
+}
