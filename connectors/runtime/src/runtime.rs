@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use connectors_sdk::{
     Capabilities, Clock, Connector, Demand, EventSink, HealthBoard, InvocationQueue, Pausable, SettingsError,
-    SourceContext, SourceName, SourceStatus, Sources, StoreError,
+    SourceContext, SourceName, SourceStatus, Sources, StoreError, Wildcards,
 };
 
 use crate::sink::CountedSink;
@@ -148,11 +148,11 @@ impl SourcesRuntime {
         if self.stopping.is_cancelled() {
             return self.lock().contains_key(name);
         }
-        for (name, before) in self.take_out(std::slice::from_ref(name)).await {
-            self.start(name, before.configured.clone(), before.capabilities, Some(&before));
-            return true;
-        }
-        false
+        let Some((name, before)) = self.take_out(std::slice::from_ref(name)).await.pop() else {
+            return false;
+        };
+        self.start(name, before.configured.clone(), before.capabilities, Some(&before));
+        true
     }
 
     /// How often each source was started again, by what ended it.
@@ -278,6 +278,10 @@ impl Sources for SourcesRuntime {
                 running.board.status(name.clone(), running.configured.connector.kind(), running.capabilities)
             })
             .collect()
+    }
+
+    fn wildcards(&self, name: &SourceName) -> Option<Wildcards> {
+        Some(self.lock().get(name)?.configured.connector.wildcards())
     }
 
     /// Returns once it is remembered; the source then finishes what it has begun, and shows as paused when it has.

@@ -369,6 +369,8 @@ async fn a_new_configuration_touches_only_what_differs() {
     assert_eq!((kept.runs(), changed.runs(), removed.runs(), added.runs()), (1, 2, 1, 1));
     assert_eq!(changed.settings.lock().unwrap().last().unwrap(), &json!({"version": "2"}));
     assert_eq!(world.runtime.list().len(), 3);
+    let grammars = ["added", "removed"].map(|source| world.runtime.wildcards(&name(source)));
+    assert_eq!(grammars, [Some(Wildcards::Glob), None]);
 }
 
 #[tokio::test(start_paused = true)]
