@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use broker_demo_gateway::{Answer, CallbackReceiver, DemoGateway, Door, Fault, Function, Route};
+use broker_engine::gateway::listing::count_functions;
 use broker_engine::{EngineSettings, SubmitRefusal};
 use broker_model::{Body, BodyReader, CallId, Outcome, Reason, Record, State};
 use bytes::Bytes;
@@ -399,8 +400,12 @@ async fn credentials_may_be_mounted_late_and_never_reach_a_function() {
         username: broker_config::SecretSource::File(user.clone()),
         password: broker_config::SecretSource::File(password.clone()),
     });
+    let gateway_settings = settings.gateway.clone();
     let broker = Broker::without_list(Start { settings, ..Start::default() }).await;
     let functions = broker.engine.functions();
+    let mut loading = functions.loading();
+    assert!(!*loading.borrow());
+    assert!(count_functions(&gateway_settings).await.unwrap_err().to_string().contains("cannot read"));
     let says = |what: &'static str| {
         let functions = functions.clone();
         async move { functions.last_problem().is_some_and(|last| last.problem.contains(what)) }
@@ -411,7 +416,8 @@ async fn credentials_may_be_mounted_late_and_never_reach_a_function() {
     std::fs::write(&password, "wrong\n").unwrap();
     eventually(SOON, "the refusal", async || says("401").await).await;
     std::fs::write(&password, "s3cret\n").unwrap();
-    broker.is_loaded().await;
+    loading.wait_for(|loaded| *loaded).await.unwrap();
+    assert_eq!(count_functions(&gateway_settings).await.unwrap(), 1);
     let id = broker.call("env").await;
     broker.reaches(id, State::Completed).await;
 
