@@ -102,7 +102,6 @@ impl State {
             snapshot: ArcSwap::from_pointee(Snapshot::new(false, Arc::default(), BTreeMap::new(), delivery)),
             demand: watch::Sender::new(Demand::default()),
             loaded: watch::Sender::new(false),
-            loaded: watch::Sender::new(false),
             changed: watch::Sender::new(0),
             problem: Mutex::default(),
             complete: AtomicBool::new(false),
@@ -145,7 +144,6 @@ impl State {
             *known = demand;
             differs
         });
-        self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
         // Behind the demand, so that whoever waits for a list finds the demand it leads to.
         self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
         self.changed.send_modify(|count| *count += 1);
@@ -334,11 +332,6 @@ impl Functions {
     }
 
     /// Becomes true when a list is loaded, for whoever must wait for it.
-    pub fn loading(&self) -> watch::Receiver<bool> {
-        self.state.loaded.subscribe()
-    }
-
-    /// As [`Functions::loaded`], to be waited for; once true it stays so.
     pub fn loading(&self) -> watch::Receiver<bool> {
         self.state.loaded.subscribe()
     }

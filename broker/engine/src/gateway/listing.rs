@@ -79,26 +79,6 @@ pub enum ListFailure {
     },
 }
 
-/// Why the functions could not be counted.
-#[derive(Debug, thiserror::Error)]
-pub enum CountError {
-    /// No client can be made from the settings.
-    #[error(transparent)]
-    Client(#[from] EngineError),
-    /// The gateway gave no complete list.
-    #[error(transparent)]
-    List(#[from] ListFailure),
-}
-
-/// Asks a gateway once for its functions, as the watcher does, and counts them: whether these settings reach it.
-///
-/// # Errors
-/// [`CountError`] says what stands in the way.
-pub async fn count_functions(settings: &GatewaySettings) -> Result<usize, CountError> {
-    let tls = super::tls::client_config("gateway.ca_file", settings.ca_file.as_deref())?;
-    Ok(Lister::new(settings, tls)?.list().await?.len())
-}
-
 /// Asks the gateway's `/system` routes.
 #[derive(Debug)]
 pub(crate) struct Lister {
