@@ -268,7 +268,9 @@ impl Shared {
     /// Gives up a body that belongs to nobody; the upkeep removes its file.
     pub(crate) fn abandon_body(&self, file: BodyFile) {
         let mut core = self.core();
-        if core.spooled.remove(&file).is_some() {
+        // One whose acceptance the writer refused for want of room is nobody's either.
+        let refused = core.body_lengths.contains_key(&file) && !core.state.owns(file);
+        if core.spooled.remove(&file).is_some() || refused {
             core.state.doomed.push(file);
         }
     }
