@@ -198,6 +198,9 @@ struct LaneSums {
     delivering: u64,
 }
 
+/// A metric of lanes: its name, its help, its value.
+type Series = (&'static str, &'static str, fn(&LaneSums) -> u64);
+
 impl Collector for AtScrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let scraped = &self.0;
@@ -318,7 +321,7 @@ impl AtScrape {
             }
             sum.delivering += stats.delivering;
         }
-        let series: [(&str, &str, fn(&LaneSums) -> u64); 2] = [
+        let series: [Series; 2] = [
             ("queue_worker_pending_messages", "Calls due or in retry", |sum| sum.pending),
             ("queue_worker_function_invocation_inflight", "Calls being delivered", |sum| sum.delivering),
         ];

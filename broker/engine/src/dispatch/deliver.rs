@@ -236,12 +236,10 @@ impl Delivering {
         if let Some(to) = &self.rules.on_dead_letter {
             let functions = &self.shared.functions;
             let namespace = &live.settings.gateway.default_namespace;
-            let outcome = last.as_ref().map(|last| &last.outcome);
             let bodies = &*self.shared.bodies;
-            then.extend(
-                settlement::copy(invocation, to, reason, &detail, outcome, functions, namespace, bodies)
-                    .await,
-            );
+            let death =
+                settlement::Death { reason, detail: &detail, last: last.as_ref().map(|last| &last.outcome) };
+            then.extend(settlement::copy(invocation, to, death, functions, namespace, bodies).await);
         }
         let attempt = last.as_ref().map(|last| self.attempt(last));
         let end = match last {

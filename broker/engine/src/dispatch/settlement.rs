@@ -47,13 +47,22 @@ fn to_url(url: Box<str>, invocation: &Invocation) -> Draft {
     }
 }
 
+/// How an invocation died, as its copy tells it.
+#[derive(Clone, Copy)]
+pub(crate) struct Death<'a> {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// More about it.
+    pub(crate) detail: &'a str,
+    /// How the last attempt went, where there was one.
+    pub(crate) last: Option<&'a Outcome>,
+}
+
 /// The copy of a dead letter, where somebody is told of them. A copy that dies is told to nobody: it would go round.
 pub(crate) async fn copy(
     invocation: &Invocation,
     to: &OnDeadLetter,
-    reason: Reason,
-    detail: &str,
-    last: Option<&Outcome>,
+    death: Death<'_>,
     functions: &functions::State,
     default_namespace: &str,
     bodies: &dyn BodyReader,
@@ -91,8 +100,8 @@ pub(crate) async fn copy(
     }
     fields.append("x-call-id", invocation.call_id.as_str().to_owned());
     fields.append("evoke-dead-letter-id", invocation.id.to_string());
-    fields.append("evoke-dead-letter-reason", reason.as_str());
-    fields.append("evoke-dead-letter-detail", headers::field_text(detail));
+    fields.append("evoke-dead-letter-reason", death.reason.as_str());
+    fields.append("evoke-dead-letter-detail", headers::field_text(death.detail));
     fields.append("evoke-dead-letter-target", invocation.target.kind());
     match &invocation.target {
         Target::Function(call) => fields.append("x-function-name", call.written.to_string()),
@@ -101,7 +110,7 @@ pub(crate) async fn copy(
         }
         Target::Nobody => {}
     }
-    if let Some(status) = last.and_then(Outcome::status) {
+    if let Some(status) = death.last.and_then(Outcome::status) {
         fields.append("x-function-status", status.to_string());
     }
     let body = match duplicate(bodies, &invocation.body).await {

@@ -3,9 +3,9 @@
 //! * [`client`]: connections, kept alive and reused; knows whether a failed request left anything on the wire;
 //! * [`headers`]: what functions and callbacks' hosts are sent besides bodies;
 //! * [`answer`]: how much of an answer is kept, and where;
-//! * [`invoke`]: a delivery as a request, an exchange as an outcome;
+//! * `invoke`: a delivery as a request, an exchange as an outcome;
 //! * [`listing`]: the gateway's `/system` routes;
-//! * [`targets`] and [`callbacks`]: which addresses are called with results, and the call.
+//! * [`targets`] and `callbacks`: which addresses are called with results, and the call.
 
 pub mod answer;
 pub(crate) mod callbacks;

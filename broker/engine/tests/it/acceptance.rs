@@ -221,7 +221,8 @@ async fn a_waiting_caller_hears_of_a_cancel_and_of_a_death() {
 async fn what_cannot_be_taken_is_refused_before_anything_is_accepted() {
     let broker = start(&working()).await;
     type Change = fn(&mut broker_engine::Submission);
-    let cases: [(Change, fn(&SubmitRefusal) -> bool); 6] = [
+    type Expected = fn(&SubmitRefusal) -> bool;
+    let cases: [(Change, Expected); 6] = [
         (
             |call| call.callback_url = Some("http://a b/".into()),
             |r| matches!(r, SubmitRefusal::BadCallback { .. }),

@@ -27,16 +27,11 @@ pub(crate) struct Broker {
 }
 
 /// What a broker is started with.
+#[derive(Default)]
 pub(crate) struct Start {
     pub(crate) settings: EngineSettings,
     pub(crate) gateway: Option<Arc<dyn Gateway>>,
     pub(crate) table_file: Option<PathBuf>,
-}
-
-impl Default for Start {
-    fn default() -> Self {
-        Start { settings: EngineSettings::default(), gateway: None, table_file: None }
-    }
 }
 
 impl Broker {

@@ -129,7 +129,7 @@ impl Script {
     pub(crate) fn deploy_with(&self, name: &str, replicas: u32, annotations: &[(&str, &str)]) {
         let annotations: BTreeMap<String, String> =
             annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let mut functions = self.functions.lock().unwrap();
+        let mut functions = self.functions.lock().expect("no holder panics");
         functions.retain(|function| function.name != name);
         functions.push(ListedFunction {
             name: name.to_owned(),
@@ -142,15 +142,15 @@ impl Script {
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        self.functions.lock().unwrap().retain(|function| function.name != name);
+        self.functions.lock().expect("no holder panics").retain(|function| function.name != name);
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.seen.lock().expect("no holder panics").clone()
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.seen.lock().expect("no holder panics").len()
     }
 
     /// The times between calls, in whole seconds.
@@ -185,7 +185,7 @@ impl Drop for Present<'_> {
 impl Gateway for Script {
     async fn call(&self, request: CallRequest, answer: &mut AnswerSink) -> Exchange {
         let seen = Seen { at: self.began.elapsed(), path: request.path_and_query, headers: request.headers };
-        self.seen.lock().unwrap().push(seen.clone());
+        self.seen.lock().expect("no holder panics").push(seen.clone());
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(running, Ordering::SeqCst);
         let mut present = Present { script: self, answered: false };
@@ -212,7 +212,7 @@ impl Gateway for Script {
 
     async fn list(&self) -> Result<Vec<ListedFunction>, ListFailure> {
         if self.lists.load(Ordering::SeqCst) {
-            return Ok(self.functions.lock().unwrap().clone());
+            return Ok(self.functions.lock().expect("no holder panics").clone());
         }
         Err(ListFailure::Status { what: "the functions".into(), status: 502, hint: "" })
     }
@@ -221,6 +221,11 @@ impl Gateway for Script {
         if !self.lists.load(Ordering::SeqCst) {
             return Err("502".into());
         }
-        Ok(self.functions.lock().unwrap().iter().any(|listed| listed.name == function.name()))
+        Ok(self
+            .functions
+            .lock()
+            .expect("no holder panics")
+            .iter()
+            .any(|listed| listed.name == function.name()))
     }
 }
