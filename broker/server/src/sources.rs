@@ -2,12 +2,6 @@
 
 use broker_config::{Problem, Source, Sources};
 use broker_model::SourceName;
-use connectors_sdk::Connector;
-
-/// The connector of this kind, if it is built in.
-pub(crate) fn connector(kind: &str) -> Option<&'static dyn Connector> {
-    connectors_catalog::ALL.iter().copied().find(|connector| connector.kind() == kind)
-}
 
 /// Everything connectors find wrong with the settings of their sources, each placed where it was written.
 pub(crate) fn problems(sources: &Sources) -> Vec<Problem> {
@@ -15,9 +9,8 @@ pub(crate) fn problems(sources: &Sources) -> Vec<Problem> {
 }
 
 fn of_one(name: &SourceName, source: &Source) -> Vec<Problem> {
-    let Some(connector) = connector(&source.kind) else {
-        let known: Vec<&str> = connectors_catalog::ALL.iter().map(|connector| connector.kind()).collect();
-        return vec![source.unknown_kind(&known)];
+    let Some(connector) = connectors_catalog::find(&source.kind) else {
+        return vec![source.unknown_kind(&connectors_catalog::kinds())];
     };
     match connector.build(name, source.settings.clone()) {
         Ok(_) => Vec::new(),

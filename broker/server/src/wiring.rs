@@ -15,7 +15,6 @@ use tokio::net::TcpListener;
 use tracing::{error, info};
 
 use crate::source_metrics::SourceMetrics;
-use crate::sources::connector;
 
 /// What the embedded store is opened with.
 pub(crate) fn store_options(config: &Config) -> Options {
@@ -104,7 +103,7 @@ fn configured(config: &Config) -> BTreeMap<SourceName, Configured> {
         .sources
         .iter()
         .filter_map(|(name, source)| {
-            let connector = connector(&source.kind)?;
+            let connector = connectors_catalog::find(&source.kind)?;
             Some((name.clone(), Configured { connector, settings: source.settings.clone() }))
         })
         .collect()
