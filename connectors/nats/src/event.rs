@@ -13,7 +13,7 @@ pub(crate) fn event_from(
     source: &SourceName,
     content_type: Option<&str>,
     message: Message,
-) -> Result<Event, Quarantined> {
+) -> Result<Event, Box<Quarantined>> {
     let headers = headers_from(message.headers.as_ref(), content_type);
     match Topic::parse(message.subject.as_str()) {
         Ok(topic) => Ok(Event {
@@ -26,14 +26,14 @@ pub(crate) fn event_from(
             // Core NATS never sends a message again, so there is nothing to recognise.
             dedup: None,
         }),
-        Err(error) => Err(Quarantined {
+        Err(error) => Err(Box::new(Quarantined {
             source: source.clone(),
             topic: None,
             headers,
             raw: message.payload,
             why: format!("its subject is no topic: {error}").into(),
             dedup: None,
-        }),
+        })),
     }
 }
 

@@ -233,7 +233,7 @@ impl Session {
             let content_type = self.source.settings.content_type.as_deref();
             match event_from(&self.source.name, content_type, message) {
                 Ok(event) => self.window.publish(event, ()),
-                Err(unreadable) => self.window.quarantine(unreadable, ()),
+                Err(unreadable) => self.window.quarantine(*unreadable, ()),
             }
         }
     }

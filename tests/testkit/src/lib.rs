@@ -5,10 +5,12 @@
 //! * [`reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
 //!   for simulated hours;
 //! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen.
+//! * [`servers`]: real upstreams on free ports of loopback.
 //!
 //! Nothing here is linked into the product.
 
 pub mod contract;
 pub mod process;
 pub mod reference;
+pub mod servers;
 pub mod time;

@@ -1,5 +1,7 @@
 //! The runtime from outside, with sources whose behaviour each test writes down. Time is paused: hours cost nothing.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as its test does")]
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};

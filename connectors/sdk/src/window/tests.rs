@@ -25,9 +25,12 @@ impl Clock for NoTime {
     }
 }
 
+/// Answers an event that is offered for the so manieth time.
+type Script = dyn Fn(&Event, usize) -> Result<Receipt, Refusal> + Send + Sync;
+
 /// Answers each publish as `script` says, after a permit of `gate`; bodies are kept in the order of their arrival.
 struct ScriptedSink {
-    script: Box<dyn Fn(&Event, usize) -> Result<Receipt, Refusal> + Send + Sync>,
+    script: Box<Script>,
     gate: Semaphore,
     calls: Mutex<Vec<Bytes>>,
 }

@@ -6,6 +6,8 @@
 
 mod bench;
 pub mod cases;
+#[cfg(test)]
+mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
