@@ -205,6 +205,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_problem_has_its_page() {
+        let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/problems");
+        for kind in ProblemKind::ALL {
+            let page = std::fs::read_to_string(format!("{pages}/{}.md", kind.name())).unwrap_or_default();
+            assert!(
+                page.starts_with(&format!("# {}", kind.name())),
+                "docs/problems/{}.md is missing",
+                kind.name()
+            );
+        }
+    }
+
+    #[test]
     fn names_are_kebab_case_and_different() {
         let names: BTreeSet<&str> = ProblemKind::ALL.iter().map(|kind| kind.name()).collect();
 

@@ -109,3 +109,26 @@ pub struct DeadLetter {
     /// When.
     pub died_at: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_reads_back_and_has_its_page() {
+        let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/problems");
+        for reason in Reason::ALL {
+            assert_eq!(Reason::named(reason.as_str()), Some(reason));
+            let page = std::fs::read_to_string(format!("{pages}/{reason}.md")).unwrap_or_default();
+            assert!(page.starts_with(&format!("# {reason}")), "docs/problems/{reason}.md is missing");
+        }
+    }
+
+    #[test]
+    fn a_function_can_give_a_token_and_no_prose() {
+        assert!(AskedReason::parse("bad-schema").is_some());
+        for bad in ["", "two words", "a\nb", &"x".repeat(65)] {
+            assert!(AskedReason::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+}
