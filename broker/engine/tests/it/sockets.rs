@@ -23,7 +23,7 @@ fn quick(function: Function) -> Function {
 
 fn settings(gateway: &DemoGateway) -> EngineSettings {
     let mut settings = EngineSettings::default();
-    settings.gateway.url = Url::parse(&gateway.url()).unwrap();
+    settings.gateway.url = Url::parse(&gateway.url()).expect("a url");
     settings.gateway.poll_interval = Duration::from_millis(100);
     settings
 }
