@@ -33,7 +33,9 @@ section! {
         ///       orders:
         ///         nats: { url: "nats://127.0.0.1:4222", topics: from-functions }
         pub sources: Sources,
-        /// What becomes of an event no function wants: `ack` takes it and counts it, `hold` gives it back to its source.
+        /// What becomes of an event no function wants while the gateway has not been listed in full since the start: for a
+        /// minute it is given back to its source, then `ack` takes and counts it, `hold` goes on giving it back. Once a list
+        /// came, what nobody wants is taken and counted.
         pub unmatched: Unmatched = "ack",
         /// Who may use the management API (`/v1`). Without credentials and token it answers on loopback only.
         pub api: Api,
@@ -54,7 +56,7 @@ section! {
 }
 
 choice! {
-    /// What becomes of an event no function wants.
+    /// What becomes of an event no function is known to want, before the gateway was listed in full.
     pub enum Unmatched {
         /// It is taken, counted and forgotten.
         Ack = "ack",

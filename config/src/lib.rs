@@ -66,7 +66,7 @@ pub use host_rule::HostRule;
 pub use http_url::HttpUrl;
 pub use limits::Limits;
 pub use listen::Listen;
-pub use load::{File, Inputs, Loaded, Note, Override, load};
+pub use load::{Check, File, Inputs, Loaded, Note, Override, load};
 pub use log::{Level, Log, LogFormat};
 pub use problem::{Invalid, Problem};
 pub use reference::reference;

@@ -24,8 +24,11 @@ pub struct Inputs<'a> {
     pub overrides: &'a [Override],
     /// What others find wrong, such as connectors in their settings: asked with what could be read, so that their
     /// problems stand in the same list as all others.
-    pub also: Option<&'a dyn Fn(&Config) -> Vec<Problem>>,
+    pub also: Option<Check<'a>>,
 }
+
+/// Finds what is wrong with a configuration beyond what its types say.
+pub type Check<'a> = &'a dyn Fn(&Config) -> Vec<Problem>;
 
 /// A configuration file's content.
 #[derive(Clone, Copy)]
