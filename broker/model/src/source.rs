@@ -105,6 +105,8 @@ pub struct SourceStatus {
     pub disconnected: Vec<Interval>,
     /// All time without a connection in this process.
     pub disconnected_for: Duration,
+    /// How often it found its upstream again after it had lost it, in this process.
+    pub reconnects: u64,
 }
 
 /// The running sources, as an operator reaches them.

@@ -18,11 +18,10 @@ pub(crate) fn run(places: Places, online: bool) -> anyhow::Result<()> {
     if online {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let settings = broker_engine::EngineSettings::from_config(&loaded.config);
+        let count = broker_engine::gateway::listing::count_functions(&settings.gateway);
+        // The timer is made inside the runtime it belongs to.
         let listed = runtime
-            .block_on(tokio::time::timeout(
-                Duration::from_secs(10),
-                broker_engine::gateway::listing::count_functions(&settings.gateway),
-            ))
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), count).await })
             .context("the gateway did not answer within 10 seconds")?
             .with_context(|| format!("cannot list the functions of {}", loaded.config.gateway.url))?;
         println!("{} lists {listed} functions", loaded.config.gateway.url);

@@ -72,6 +72,12 @@ impl Collector for SourceMetrics {
                 ConstCounter::new(value(source)).encode(family.encode_family(&labels)?)?;
             }
         }
+        // OpenFaaS' name, for its dashboards: there it is the worker's one connection, here those of all NATS sources.
+        let reconnects = sources.iter().filter(|source| source.kind == "nats").map(|source| source.reconnects).sum();
+        let help = "How often a source of NATS found its server again after it had lost it";
+        let name = "queue_worker_nats_reconnect";
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::<u64>::new(reconnects).encode(family)?;
         let help = "How often a source was started again, by what ended it";
         let mut family =
             encoder.encode_descriptor("evoke_source_restarts", help, None, MetricType::Counter)?;

@@ -84,6 +84,8 @@ impl HealthBoard {
             gap: Some(now),
             gaps: VecDeque::new(),
             gone: Duration::ZERO,
+            lost: false,
+            reconnects: 0,
         };
         HealthBoard { board: Arc::new(Board { clock, seen: Mutex::new(seen), counts: Counts::default() }) }
     }
@@ -149,6 +151,7 @@ impl HealthBoard {
             unmatched_topics: seen.unmatched.heaviest(),
             disconnected: seen.gaps.iter().copied().chain(open).collect(),
             disconnected_for: seen.gone + open_for,
+            reconnects: seen.reconnects,
         }
     }
 }
@@ -191,6 +194,9 @@ struct Seen {
     gap: Option<Now>,
     gaps: VecDeque<Interval>,
     gone: Duration,
+    /// The upstream was there and is gone.
+    lost: bool,
+    reconnects: u64,
 }
 
 impl Seen {
@@ -204,6 +210,11 @@ impl Seen {
     fn enter(&mut self, state: SourceState, now: Now) {
         if self.state == state {
             return;
+        }
+        match state {
+            SourceState::Connecting => self.lost |= self.state == SourceState::Connected,
+            SourceState::Connected => self.reconnects += u64::from(std::mem::take(&mut self.lost)),
+            _ => {}
         }
         self.state = state;
         self.since = now.wall;
@@ -305,12 +316,14 @@ mod tests {
         assert_eq!(open.disconnected[1], Interval { from: at(105), until: None });
         assert_eq!(open.disconnected_for, Duration::from_secs(12));
         assert_eq!(open.last_error, Some((at(105), "the server went away".to_owned())));
+        assert_eq!(open.reconnects, 0, "the first connection is none, and it is not back yet");
 
         board.health().connected();
         let closed = status(&board);
         assert_eq!(closed.disconnected[0], Interval { from: at(0), until: Some(at(5)) });
         assert_eq!(closed.disconnected[1], Interval { from: at(105), until: Some(at(112)) });
         assert_eq!(closed.disconnected_for, Duration::from_secs(12));
+        assert_eq!(closed.reconnects, 1);
     }
 
     #[test]

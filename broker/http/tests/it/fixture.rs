@@ -274,6 +274,7 @@ impl Sources for OneSource {
             unmatched_topics: vec![("orders.lost".into(), 2)],
             disconnected: Vec::new(),
             disconnected_for: Duration::ZERO,
+            reconnects: 0,
         }]
     }
 
