@@ -23,6 +23,9 @@ use uuid::Uuid;
 /// How long anything may take that takes a moment: two cores are shared with every other test.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// The name NATS sources give themselves, as OpenFaaS' connector does.
+pub(crate) const SUBSCRIBER: &str = "openfaas_connector";
+
 /// The binary under test: `EVOKE_BIN`, or the one that is built beside the tests.
 pub(crate) fn evoke_binary() -> PathBuf {
     let path = match std::env::var_os("EVOKE_BIN") {

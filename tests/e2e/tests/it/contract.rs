@@ -503,6 +503,8 @@ async fn a18_a_call_that_was_running_at_a_kill_runs_again_once_with_its_retry_co
     let id =
         broker.accepted(broker.call("env").header("X-Callback-Url", callbacks.url("end")).body("x")).await;
     gateway.wait_for_calls("env", 2, SOON).await.unwrap();
+    // That a call has begun is written with the next commit: this one.
+    broker.accepted(broker.call("later").header("Evoke-Delay", "1h").header("X-Call-Id", "later")).await;
 
     broker.kill();
     broker.come_back().await;
@@ -520,6 +522,7 @@ async fn a18_a_call_that_was_running_at_a_kill_runs_again_once_with_its_retry_co
     assert_eq!((callback.header("x-retry"), &*callback.text()), (Some("1"), "at last"));
     let ended = broker.wait_for_state(id, "completed").await;
     assert_eq!(ended["interrupted"], 1);
+    assert_eq!(send(broker.request(Method::DELETE, "/async-function/later")).await.status, 202);
     broker.quiet().await;
     assert_eq!(gateway.call_count("env"), 3);
 }

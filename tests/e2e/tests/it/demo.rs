@@ -123,7 +123,7 @@ async fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
 
     assert!(demo.follow(&["functions list"]).await.contains("orders-invoice"));
     assert!(demo.follow(&["invocations list"]).await.contains("echo"));
-    assert!(demo.follow(&[" info"]).await.contains("accepted"));
+    assert!(demo.follow(&[" info"]).await.contains("ACCEPTED"));
     let ran: Vec<String> = demo.commands();
     assert_eq!(ran.len(), 10, "each printed command was followed: {ran:?}");
     eventually(SOON, "everything to have ended", async || demo.json(&["info"]).await["ledger"]["held"] == 0)

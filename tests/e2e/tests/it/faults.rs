@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::broker::{Broker, SOON, Setup, attempt_of, held, send, try_send};
+use crate::broker::{Broker, SOON, SUBSCRIBER, Setup, attempt_of, held, send, try_send};
 
 async fn beside(functions: impl IntoIterator<Item = Function>) -> (DemoGateway, Broker) {
     let gateway = DemoGateway::start(functions).await.unwrap();
@@ -171,7 +171,8 @@ async fn a_full_disk_refuses_new_calls_loses_none_and_takes_them_again_when_spac
     let gateway =
         DemoGateway::start([Function::sink("work").recording(Recording::Everything)]).await.unwrap();
     let setup = Setup::beside(&gateway).set("store.embedded.min_free", "4MiB").on_a_disk_of("256m");
-    let broker = setup.start().await;
+    let mut broker = setup.start().await;
+    broker.expect_error("the store is full");
     // The filesystem is the process's own; this is the way in.
     let disk = format!("/proc/{}/root{}", broker.id().unwrap(), setup.data().display());
     let ballast = Path::new(&disk).join("ballast");
@@ -190,7 +191,7 @@ async fn a_full_disk_refuses_new_calls_loses_none_and_takes_them_again_when_spac
     };
 
     assert_eq!(full.status, 507, "{full:?}");
-    assert!(full.text().contains(&format!("{} waiting", accepted.len())), "{}", full.text());
+    assert!(full.text().contains(&format!("{} invocations wait", accepted.len())), "{}", full.text());
     assert_eq!(full.header("retry-after"), "1");
     assert!(!accepted.is_empty());
     assert_eq!(part(&broker, "store").await, "full");
@@ -489,7 +490,7 @@ async fn a_nats_server_that_restarts_under_load_costs_no_receipt_and_no_hot_loop
         disconnected_ticks += broker.processor_ticks() - before;
         nats.start_again().await;
         connected().await;
-        nats.subscribed("evoke", &["orders.created"]).await;
+        nats.subscribed(SUBSCRIBER, &["orders.created"]).await;
         let last = format!("{round}-last");
         eventually(SOON, "an event of after the restart", async || {
             let _ = publisher.publish("orders.created", last.clone().into()).await;
@@ -525,7 +526,7 @@ async fn a_nats_server_that_is_not_there_yet_is_waited_for() {
 
     nats.start_again().await;
 
-    nats.subscribed("evoke", &["orders.>"]).await;
+    nats.subscribed(SUBSCRIBER, &["orders.>"]).await;
     let publisher = async_nats::connect(nats.url()).await.unwrap();
     publisher.publish("orders.a.b", "deep".into()).await.unwrap();
     publisher.flush().await.unwrap();

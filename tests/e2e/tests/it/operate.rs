@@ -11,7 +11,7 @@ use testkit::process::Program;
 use testkit::servers::NatsServer;
 use testkit::time::eventually;
 
-use crate::broker::{Broker, SOON, Setup, address, evoke, evoke_binary, evoke_in, held, send};
+use crate::broker::{Broker, SOON, SUBSCRIBER, Setup, address, evoke, evoke_binary, evoke_in, held, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_listed_shown_redriven_and_removed_from_the_command_line() {
@@ -71,7 +71,10 @@ async fn a_dead_letter_is_listed_shown_redriven_and_removed_from_the_command_lin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_function_waits_over_a_restart_and_its_calls_can_be_read_and_taken_back() {
     let (function, let_go) = held("work");
-    let gateway = DemoGateway::start([function, Function::echo("other")]).await.unwrap();
+    let gateway =
+        DemoGateway::start([function.annotation("evoke.concurrency", "4"), Function::echo("other")])
+            .await
+            .unwrap();
     let mut broker = Setup::beside(&gateway).start().await;
 
     assert_eq!(broker.evoke(&["functions", "pause", "work"]).await.code, 0);
@@ -164,7 +167,7 @@ async fn json_output_is_what_the_api_says_byte_for_byte() {
 async fn events_are_published_to_the_functions_that_want_them() {
     let gateway = DemoGateway::start([
         Function::sink("mail").annotation("topic", "orders.created"),
-        Function::sink("audit").annotation("evoke.topics", "orders.>"),
+        Function::sink("audit").annotation("evoke.topics", "orders.*"),
         Function::sink("shop").annotation("evoke.topics", "@shop/*.created"),
     ])
     .await
@@ -377,7 +380,7 @@ async fn a_reload_takes_over_retry_defaults_and_sources_and_a_wrong_one_changes_
     assert_eq!((tries().await, sources().await), (3, 1));
     eventually(SOON, "the source", async || broker.get("/v1/sources/bus").await["state"] == "connected")
         .await;
-    nats.subscribed("evoke", &["orders.created"]).await;
+    nats.subscribed(SUBSCRIBER, &["orders.created"]).await;
 
     std::fs::write(
         &file,
@@ -390,7 +393,7 @@ async fn a_reload_takes_over_retry_defaults_and_sources_and_a_wrong_one_changes_
     std::fs::write(&file, "delivery: { retry: { attempts: 1 } }\n").unwrap();
     reload(&broker, "configuration read again").await;
     assert_eq!((tries().await, sources().await), (2, 0));
-    nats.subscribed("evoke", &[]).await;
+    nats.subscribed(SUBSCRIBER, &[]).await;
     assert_eq!(broker.id(), process, "never restarted");
     broker.quiet().await;
     broker.expect_error("the configuration is not used");
