@@ -1,7 +1,7 @@
 //! `evoke serve`: the parts started in the order in which they depend on each other, and stopped in the other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use broker_config::Loaded;
@@ -191,11 +191,13 @@ impl Broker {
         let grace = self.loaded.config.shutdown.grace;
         info!(grace_seconds = grace.as_secs(), "draining");
         self.phase.send_replace(Phase::Draining);
+        // One grace for both: sources stop first, so that nothing new comes while deliveries end.
+        let until = Instant::now() + grace;
         let cut_off = self.sources.stop().await;
         for source in &cut_off {
             warn!(%source, "the source did not stop in time and was cut off");
         }
-        let drained = self.engine.drain(grace).await;
+        let drained = self.engine.drain(until.saturating_duration_since(Instant::now())).await;
         info!(finished = drained.finished, released = drained.released, "deliveries have ended");
 
         self.shutdown.graceful.cancel();

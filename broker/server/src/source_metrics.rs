@@ -73,7 +73,8 @@ impl Collector for SourceMetrics {
             }
         }
         // OpenFaaS' name, for its dashboards: there it is the worker's one connection, here those of all NATS sources.
-        let reconnects = sources.iter().filter(|source| source.kind == "nats").map(|source| source.reconnects).sum();
+        let reconnects =
+            sources.iter().filter(|source| source.kind == "nats").map(|source| source.reconnects).sum();
         let help = "How often a source of NATS found its server again after it had lost it";
         let name = "queue_worker_nats_reconnect";
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -73,7 +73,7 @@ pub(crate) async fn sources(
         demand: functions.demand(),
         loaded: functions.loading(),
         clock: clock.clone(),
-        grace: config.shutdown.grace,
+        grace: config.shutdown.grace / 5,
     });
     runtime.apply(configured(config)).await.map_err(|wrong| {
         let lines: Vec<String> =

@@ -16,9 +16,15 @@ use crate::bodies::blocking;
 use crate::codec::Put;
 use crate::dedup::Seen;
 use crate::record::{self, BodyPlace, How, Record, kind};
-use crate::state::{After, Claim, Ended, Moment, NewOnes};
+use crate::state::{After, Claim, Ended, Fresh, Moment, NewOnes};
 use crate::store::{Core, Pending, ReadError, Shared};
-use crate::table::Phase;
+use crate::table::{Entry, Phase};
+
+/// How many of a lane are read ahead when one has to be read from disk.
+const AHEAD: usize = 128;
+
+/// How many bytes of them at most.
+const AHEAD_BYTES: u64 = 1 << 20;
 
 /// Resolves when a record is durable, or will not be.
 type Answer = oneshot::Receiver<Result<(), StoreError>>;
@@ -39,7 +45,7 @@ impl InvocationQueue for EmbeddedStore {
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
-        let claims = {
+        let (claims, ahead) = {
             let now = self.shared.moment();
             let mut core = self.shared.core();
             let core = &mut *core;
@@ -50,9 +56,13 @@ impl InvocationQueue for EmbeddedStore {
             }
             core.state.promote(now);
             self.shared.signal(core);
-            let mut claims = Vec::new();
+            let (mut claims, mut ahead) = (Vec::new(), Vec::new());
             for (lane, n) in wanted {
-                claims.extend(core.state.lease(lane, *n));
+                let of_lane = core.state.lease(lane, *n);
+                if of_lane.iter().any(|claim| claim.fresh.is_none()) {
+                    ahead.extend(core.state.cold_ahead(lane, AHEAD));
+                }
+                claims.extend(of_lane);
             }
             if !claims.is_empty() {
                 let numbers: Vec<u64> = claims.iter().map(|claim| claim.number).collect();
@@ -61,9 +71,9 @@ impl InvocationQueue for EmbeddedStore {
                 self.shared
                     .push(core, Pending { kind: kind::STARTED, payload, after, waiter: None, urgent: false });
             }
-            claims
+            (claims, ahead)
         };
-        self.deliveries(claims).await
+        self.deliveries(claims, ahead).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Settled, StoreError> {
@@ -287,7 +297,11 @@ impl EmbeddedStore {
     }
 
     /// Turns claims into deliveries, reading from disk what memory does not have.
-    async fn deliveries(&self, claims: Vec<Claim>) -> Result<Vec<Delivery>, StoreError> {
+    async fn deliveries(
+        &self,
+        claims: Vec<Claim>,
+        ahead: Vec<(u64, Entry)>,
+    ) -> Result<Vec<Delivery>, StoreError> {
         let mut deliveries: Vec<Option<Delivery>> = Vec::with_capacity(claims.len());
         let mut cold = Vec::new();
         for (n, mut claim) in claims.into_iter().enumerate() {
@@ -304,7 +318,9 @@ impl EmbeddedStore {
         if !cold.is_empty() {
             let shared = self.shared.clone();
             let read = blocking(move || {
-                cold.into_iter().map(|(n, claim)| (n, shared.fetch(&claim))).collect::<Vec<_>>()
+                let read: Vec<_> = cold.into_iter().map(|(n, claim)| (n, shared.fetch(&claim))).collect();
+                shared.read_ahead(ahead);
+                read
             })
             .await?;
             for (n, delivery) in read {
@@ -379,6 +395,24 @@ impl Shared {
         }
     }
 
+    /// Reads what its lane will claim next, as long as we are at the disk anyway. What cannot be read is left to its claim.
+    fn read_ahead(&self, ahead: Vec<(u64, Entry)>) {
+        let mut read = Vec::with_capacity(ahead.len());
+        let mut bytes = 0;
+        for (number, entry) in ahead {
+            let Ok((record, size)) = self.read_record(entry.place) else { break };
+            bytes += u64::from(size);
+            read.extend(fresh_of(record, entry.part).map(|fresh| (number, fresh)));
+            if bytes >= AHEAD_BYTES {
+                break;
+            }
+        }
+        let mut core = self.core();
+        for (number, fresh) in read {
+            core.state.keep_ahead(number, fresh);
+        }
+    }
+
     /// Reads a claimed invocation from disk. One whose record is damaged becomes a dead letter, and `None`.
     fn fetch(&self, claim: &Claim) -> Option<Delivery> {
         let mut entry = claim.entry;
@@ -416,6 +450,16 @@ fn written(how: &How, then: &[Acceptance]) -> (Vec<u8>, Vec<usize>) {
     let mut put = Put::with_capacity(512 + then.iter().map(record::size_of).sum::<usize>());
     let places = record::settled(&mut put, how, then);
     (put.0, places)
+}
+
+/// A record's n-th part, to be kept in memory.
+fn fresh_of(record: Record, part: u32) -> Option<Fresh> {
+    let (_, draft, at) = part_of(&record, part)?;
+    let acceptance = match record {
+        Record::Accepted(accepted) => accepted.acceptance,
+        other => part_of(&other, part)?.0.clone(),
+    };
+    Some(Fresh { acceptance: Arc::new(acceptance), draft, at })
 }
 
 /// The acceptance, draft and moment that a record's n-th part stands for.

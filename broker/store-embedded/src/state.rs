@@ -484,6 +484,26 @@ impl State {
         claims
     }
 
+    /// What a lane would claim next and has to be read from disk, at most `most` of it, in the order of the claims.
+    pub(crate) fn cold_ahead(&self, lane: &Lane, most: usize) -> Vec<(u64, Entry)> {
+        let Some(lane_number) = self.lanes.number_of(lane) else { return Vec::new() };
+        let Some(lane) = self.lanes.get(lane_number) else { return Vec::new() };
+        lane.ready
+            .iter()
+            .take(most)
+            .filter(|number| !self.fresh.contains_key(number))
+            .filter_map(|number| Some((*number, *self.table.get(*number)?)))
+            .filter(|(_, entry)| entry.phase() == Phase::Ready && entry.lane == lane_number)
+            .collect()
+    }
+
+    /// Keeps what was read ahead, unless it was claimed or ended meanwhile.
+    pub(crate) fn keep_ahead(&mut self, number: u64, fresh: Fresh) {
+        if self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Ready) {
+            self.keep_fresh(number, fresh);
+        }
+    }
+
     fn claim(&mut self, number: u64) -> Option<Claim> {
         self.set_phase(number, Phase::Leased);
         let entry = *self.table.get(number)?;

