@@ -21,6 +21,11 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Arguments, Command, ConfigCommand};
 use crate::configuration::{NoConfiguration, Places};
 
+/// Every call takes a dozen small allocations on one thread and gives them back on another, which this allocator is made
+/// for; the system's took a fifth of the processor time of accepting a call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The command or the configuration is wrong (`EX_USAGE` of sysexits, as the field uses it for configuration).
 const WRONG_CONFIGURATION: u8 = 64;
 /// Another process has the data directory: try again later (`EX_TEMPFAIL`).
