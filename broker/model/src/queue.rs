@@ -201,7 +201,8 @@ pub trait InvocationQueue: Send + Sync {
     /// Claims up to `n` invocations of each lane that may run now, in lane order, oldest first within a lane.
     ///
     /// Fewer than `n` means the lane had no more; it is named by [`InvocationQueue::ready`] again when it gains some.
-    /// Each claim is marked as started with the next commit.
+    /// Each claim is marked as started with the next commit. Of calls that were interrupted before, or that an earlier
+    /// process left, the mark is durable before this resolves: one that kills its broker at once is counted all the same.
     ///
     /// # Errors
     /// [`StoreError`] when the store can no longer serve; nothing was claimed.

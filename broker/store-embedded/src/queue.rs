@@ -45,7 +45,7 @@ impl InvocationQueue for EmbeddedStore {
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
-        let (claims, ahead) = {
+        let (claims, ahead, marked) = {
             let now = self.shared.moment();
             let mut core = self.shared.core();
             let core = &mut *core;
@@ -56,6 +56,7 @@ impl InvocationQueue for EmbeddedStore {
             }
             core.state.promote(now);
             self.shared.signal(core);
+            let mut marked = None;
             let (mut claims, mut ahead) = (Vec::new(), Vec::new());
             for (lane, n) in wanted {
                 let of_lane = core.state.lease(lane, *n);
@@ -68,11 +69,19 @@ impl InvocationQueue for EmbeddedStore {
                 let numbers: Vec<u64> = claims.iter().map(|claim| claim.number).collect();
                 let payload = record::started(&numbers);
                 let after = After::Started;
-                self.shared
-                    .push(core, Pending { kind: kind::STARTED, payload, after, waiter: None, urgent: false });
+                if claims.iter().any(|claim| core.state.may_have_killed_us(claim)) {
+                    marked = Some(self.shared.push_waited(core, kind::STARTED, payload, after));
+                } else {
+                    let pending =
+                        Pending { kind: kind::STARTED, payload, after, waiter: None, urgent: false };
+                    self.shared.push(core, pending);
+                }
             }
-            (claims, ahead)
+            (claims, ahead, marked)
         };
+        if let Some(marked) = marked {
+            self.shared.answer(marked).await?;
+        }
         self.deliveries(claims, ahead).await
     }
 

@@ -250,6 +250,8 @@ pub(crate) struct State {
     fresh_order: VecDeque<(u64, u64)>,
     fresh_bytes: u64,
     pub(crate) next_number: u64,
+    /// Smaller acceptance numbers are of the last process.
+    new_from: u64,
     next_token: u64,
     pub(crate) damaged: u64,
     /// A lane gained something since the flag was last taken.
@@ -283,6 +285,7 @@ impl State {
             fresh_order: VecDeque::new(),
             fresh_bytes: 0,
             next_number: 1,
+            new_from: 0,
             next_token: 1,
             damaged: 0,
             signal: false,
@@ -502,6 +505,14 @@ impl State {
         if self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Ready) {
             self.keep_fresh(number, fresh);
         }
+    }
+
+    /// Whether this claim must be on disk before anybody runs it: what the last process left behind may be what ended it.
+    ///
+    /// A call that kills us at once would otherwise never be counted as interrupted, because its mark waits for company
+    /// for longer than we live.
+    pub(crate) fn may_have_killed_us(&self, claim: &Claim) -> bool {
+        claim.interrupted > 0 || claim.number < self.new_from
     }
 
     fn claim(&mut self, number: u64) -> Option<Claim> {
@@ -1042,6 +1053,7 @@ impl State {
     /// Ends recovery: interrupted calls come back, waits go on, lanes fill. How many were interrupted.
     pub(crate) fn finish_replay(&mut self, now: Moment) -> u64 {
         self.replaying = false;
+        self.new_from = self.next_number;
         let mut interrupted = 0;
         let mut scheduled = BTreeSet::new();
         let held: Vec<(u64, Phase)> = self

@@ -1,7 +1,7 @@
 //! The one writer: takes what queued during the previous sync, writes once, syncs once, answers all.
 //!
 //! There is no timer: a batch is what came while the last one was synced. Only settlements and started marks, which
-//! nobody outside waits for, are held up to 5 ms for company.
+//! nobody outside waits for, are held up to 5 ms for company; marks of calls that may have killed us are not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard, PoisonError};

@@ -172,6 +172,7 @@ rules! {
             interruptions_are_kept_with_the_attempts
             a_close_interrupts_nothing
             a_settled_call_was_not_interrupted
+            a_call_that_kills_its_broker_at_once_is_counted
             a_new_life_was_never_interrupted
             the_books_are_even_after_every_kill;
         operating:

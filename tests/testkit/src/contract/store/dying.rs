@@ -48,6 +48,21 @@ pub(crate) async fn the_more_often_interrupted_the_longer_the_wait<E: Engine>() 
     assert_eq!(bench.lease_one(&lane("a")).await.interrupted, 4);
 }
 
+pub(crate) async fn a_call_that_kills_its_broker_at_once_is_counted<E: Engine>() {
+    let mut bench = Bench::<E>::new().await;
+    let id = bench.accept_one(&lane("a")).await;
+    bench = bench.reopen(End::Killed).await;
+    for times in 1..=3 {
+        bench.lease_one(&lane("a")).await;
+
+        // No commit in between: what it ran has ended the process.
+        bench = bench.reopen(End::Killed).await;
+
+        assert_eq!(bench.find(id).await.interrupted, times);
+        bench.pass(wait_after_interruptions(times) + SLACK).await;
+    }
+}
+
 pub(crate) async fn interruptions_are_kept_with_the_attempts<E: Engine>() {
     let bench = Bench::<E>::new().await;
     let delivery = bench.delivering(&lane("a")).await;
