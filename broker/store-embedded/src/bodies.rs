@@ -20,6 +20,8 @@ use crate::store::{ReadError, Shared};
 /// Bodies above this are spooled, and pieces of reading are at most this.
 pub(crate) const PIECE: usize = 256 << 10;
 const PIECE_HEADER: usize = 8;
+/// How much of a body that is being sent is gathered before it is written: what hundreds of slow uploads hold each.
+const GATHERED: usize = 64 << 10;
 
 #[async_trait]
 impl BodyReader for EmbeddedStore {
@@ -227,8 +229,9 @@ impl Spool for OpenSpool {
         self.len += bytes.len() as u64;
         self.rest.extend_from_slice(&bytes);
         let mut pieces = Vec::new();
-        while self.rest.len() >= PIECE {
-            pieces.push(self.rest.split_to(PIECE).freeze());
+        while self.rest.len() >= GATHERED {
+            let length = self.rest.len().min(PIECE);
+            pieces.push(self.rest.split_to(length).freeze());
         }
         if pieces.is_empty() { Ok(()) } else { self.put(pieces).await }
     }
