@@ -349,6 +349,11 @@ impl Broker {
         fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
     }
 
+    /// Whether it has ended and waits for us to look.
+    pub(crate) fn has_died(&self) -> bool {
+        self.proc("stat").rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
+    }
+
     fn proc(&self, file: &str) -> String {
         let id = self.process.id().expect("it runs");
         std::fs::read_to_string(format!("/proc/{id}/{file}")).expect("its own child's state can be read")

@@ -490,7 +490,7 @@ async fn a_nats_server_that_restarts_under_load_costs_no_receipt_and_no_hot_loop
         disconnected_ticks += broker.processor_ticks() - before;
         nats.start_again().await;
         connected().await;
-        nats.subscribed(SUBSCRIBER, &["orders.created"]).await;
+        nats.subscribed(SUBSCRIBER, &["api.called", "orders.created"]).await;
         let last = format!("{round}-last");
         eventually(SOON, "an event of after the restart", async || {
             let _ = publisher.publish("orders.created", last.clone().into()).await;
@@ -506,7 +506,9 @@ async fn a_nats_server_that_restarts_under_load_costs_no_receipt_and_no_hot_loop
     assert_eq!(gateway.call_count("api"), receipts);
     let source = broker.get("/v1/sources/bus").await;
     assert_eq!(source["counts"]["accepted"], gateway.call_count("orders"), "{source}");
-    assert_eq!(source["disconnected"].as_array().unwrap().len(), 3, "each gap is recorded: {source}");
+    let gaps = source["disconnected"].as_array().unwrap().len();
+    assert_eq!(gaps, 4, "the way to the first connection, and each loss: {source}");
+    assert!(broker.samples().await.contains(&"queue_worker_nats_reconnect_total 3".to_owned()));
     // Two seconds without a server, of which a loop without a pause would take most.
     assert!(disconnected_ticks < 100, "{disconnected_ticks} ticks of 10 ms while it waited");
     let complaints = broker.json_log().iter().filter(|line| line["level"] == "WARN").count();
