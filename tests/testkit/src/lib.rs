@@ -2,7 +2,7 @@
 //!
 //! * [`time`]: a clock that tests hold, jump and let run, and [`time::eventually`] for everything that takes a moment;
 //! * [`contract`]: what a port means, written once as tests that every implementation must pass;
-//! * [`reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
+//! * [`mod@reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
 //!   for simulated hours;
 //! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen.
 //! * [`servers`]: real upstreams on free ports of loopback.
