@@ -12,6 +12,7 @@ pub(crate) fn report(found: &Recovered) {
         records = found.records,
         held = found.held,
         dead = found.dead,
+        index_kept = found.index_kept,
         took_ms,
         "store opened"
     );

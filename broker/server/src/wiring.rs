@@ -30,6 +30,7 @@ pub(crate) fn store_options(config: &Config) -> Options {
             count: usize::try_from(completed.count).unwrap_or(usize::MAX),
             bytes: completed.bytes.bytes(),
         },
+        dead_letter_age: embedded.retention.dead_letters.age,
         dedup: DedupOptions { window: config.dedup.window, keys, keys_per_scope: keys.div_ceil(2) },
         ..Options::new(&embedded.path)
     }

@@ -13,6 +13,7 @@ use broker_model::{
 
 use crate::EmbeddedStore;
 use crate::bodies::{blocking, read_error};
+use crate::index::{self, Key};
 use crate::queue::{invocation, part_of};
 use crate::record::{self, BodyPlace, How, Record, Standing as MovedStanding};
 use crate::state::{Extra, Moment, call_hash};
@@ -133,33 +134,14 @@ impl Ledger for EmbeddedStore {
             None => (u64::MAX, u64::MAX),
         };
         let mut listed = Listed::default();
-        let call = filter.call_id.as_ref().map(call_hash);
         while listed.items.len() < page.limit.max(1) {
-            let (numbers, next) = {
-                let core = self.shared.core();
-                core.check_readable()?;
-                let mut numbers = Vec::new();
-                let mut next = None;
-                let mut last = before;
-                for (seen, key) in core.state.dead.range(..before).rev().enumerate() {
-                    if seen >= SLICE || listed.items.len() + numbers.len() >= page.limit.max(1) {
-                        next = Some(last);
-                        break;
-                    }
-                    last = *key;
-                    let number = key.1;
-                    let Some(entry) = core.state.table.get(number) else { continue };
-                    if call.is_none_or(|call| call == entry.call)
-                        && core.may_meet(number, entry, filter, true)
-                    {
-                        numbers.push(number);
-                    }
-                }
-                (numbers, next)
-            };
-            for number in numbers {
+            let most = page.limit.max(1) - listed.items.len();
+            let (keys, next) = self.dead_before(filter, before, most).await?;
+            for (died_at, number) in keys {
                 if let Some(record) = self.record(number, Bodies::ByLocation).await?
                     && meets(&record, filter, true)
+                    // One that died again since stands at another place of the list.
+                    && record.dead_letter.as_ref().is_some_and(|dead| dead.died_at.as_nanos() == died_at)
                 {
                     listed.items.push(record);
                 }
@@ -175,10 +157,90 @@ impl Ledger for EmbeddedStore {
     }
 }
 
+impl EmbeddedStore {
+    /// Up to `most` dead letters that may meet the filter, latest death first, and where to go on if there may be more.
+    async fn dead_before(
+        &self,
+        filter: &Filter,
+        before: Key,
+        most: usize,
+    ) -> Result<(Vec<Key>, Option<Key>), StoreError> {
+        loop {
+            if let Some(found) = self.look_before(filter, before, most).await? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The same; `None` when the index is not believed any more since this began.
+    async fn look_before(
+        &self,
+        filter: &Filter,
+        before: Key,
+        most: usize,
+    ) -> Result<Option<(Vec<Key>, Option<Key>)>, StoreError> {
+        // Memory first: what goes from there to the index meanwhile is met twice, and never missed.
+        let (mut keys, mut reached, alone) = {
+            let core = self.shared.core();
+            core.check_readable()?;
+            if core.index.doubted && core.state.cold() > 0 {
+                let (done, total) = core.index.reread;
+                return Err(StoreError::Rebuilding { done, total });
+            }
+            let warm: Vec<Key> = core.state.dead.range(..before).rev().take(SLICE).copied().collect();
+            let reached = if warm.len() < SLICE { None } else { warm.last().copied() };
+            let fits = |key: &Key| core.may_be_listed(key.1, filter);
+            (warm.into_iter().filter(fits).collect::<Vec<Key>>(), reached, core.index.doubted)
+        };
+        let (shared, function) = (self.shared.clone(), filter.function.clone());
+        // With nothing else to filter by, what is met is nearly always what is wanted.
+        let slice =
+            if filter.reason.is_none() && filter.call_id.is_none() { most.clamp(16, SLICE) } else { SLICE };
+        let look = move || shared.index.before(function.as_ref(), before, slice);
+        // One that is not believed is not asked: memory has everything.
+        let cold = match if alone { Ok(Vec::new()) } else { blocking(look).await? } {
+            Ok(cold) => cold,
+            Err(why) => {
+                index::doubt(&self.shared, &why);
+                return Ok(None);
+            }
+        };
+        if cold.len() == slice {
+            reached = reached.max(cold.last().map(|(key, _)| *key));
+        }
+        {
+            let core = self.shared.core();
+            let reason = filter.reason.map(record::reason_index);
+            let fits = |(_, found): &(Key, u8)| reason.is_none_or(|reason| reason == usize::from(*found));
+            let cold = cold.into_iter().filter(fits).map(|(key, _)| key);
+            keys.extend(cold.filter(|key| core.may_be_listed(key.1, filter)));
+        }
+        // Below where the shorter of both looks ended, the other one may have left some out.
+        keys.retain(|key| reached.is_none_or(|reached| *key >= reached));
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        keys.dedup();
+        if keys.len() > most {
+            keys.truncate(most);
+            reached = keys.last().copied();
+        }
+        Ok(Some((keys, reached)))
+    }
+}
+
 impl Core {
     fn check_readable(&self) -> Result<(), StoreError> {
         // A failed store still shows what it holds.
         if self.closing { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// What memory alone can say about a dead letter and a filter.
+    fn may_be_listed(&self, number: u64, filter: &Filter) -> bool {
+        let call = filter.call_id.as_ref().map(call_hash);
+        self.state.table.get(number).is_some_and(|entry| {
+            entry.phase().is_dead()
+                && call.is_none_or(|call| call == entry.call)
+                && self.may_meet(number, entry, filter, true)
+        })
     }
 
     /// What memory alone can say about a filter.
@@ -190,8 +252,8 @@ impl Core {
         let state = ignore_state || filter.state.is_none_or(|state| state == standing(entry.phase()));
         let reason = filter.reason.is_none_or(|reason| {
             let found = self.state.extras.get(&number).map(|extra| usize::from(extra.reason));
-            matches!(entry.phase(), Phase::Dead | Phase::Redriving)
-                && found == Some(record::reason_index(reason))
+            // One whose details are in the index may: its record will tell.
+            entry.phase().is_dead() && found.is_none_or(|found| found == record::reason_index(reason))
         });
         function && state && reason
     }
@@ -227,6 +289,15 @@ impl EmbeddedStore {
     async fn record(&self, number: u64, bodies: Bodies) -> Result<Option<Entry>, StoreError> {
         loop {
             let Some((entry, extra, now)) = self.snapshot(number) else { return Ok(None) };
+            let extra = match extra {
+                Some(extra) => extra,
+                None if entry.phase().is_dead() => match self.cold(number).await? {
+                    // Read after the look: it is of this death or a later one, and the record below tells which.
+                    Some((_, extra)) if self.shared.core().state.is_cold(number) => extra,
+                    _ => continue,
+                },
+                None => Extra::default(),
+            };
             if extra.is_pending() {
                 // Its last settlement is on its way to disk; it is there in a moment.
                 self.shared.barrier().await?;
@@ -243,14 +314,20 @@ impl EmbeddedStore {
         }
     }
 
-    fn snapshot(&self, number: u64) -> Option<(table::Entry, Extra, Moment)> {
+    fn snapshot(&self, number: u64) -> Option<(table::Entry, Option<Extra>, Moment)> {
         let now = self.shared.moment();
         let mut core = self.shared.core();
         core.state.promote(now);
         self.shared.signal(&mut core);
         let entry = *core.state.table.get(number)?;
-        let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
+        let extra = core.state.extras.get(&number).cloned();
         Some((entry, extra, now))
+    }
+
+    /// A dead letter's details from the index; `None` when it has to be looked at anew.
+    pub(crate) async fn cold(&self, number: u64) -> Result<Option<(u64, Extra)>, StoreError> {
+        let shared = self.shared.clone();
+        blocking(move || index::cold(&shared, number)).await
     }
 
     /// The body of an invocation as it stands in its record.

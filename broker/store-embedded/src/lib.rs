@@ -3,14 +3,15 @@
 //! A **journal** is the truth and everything else is derived from it: an append-only row of segments with checksummed,
 //! numbered records, written by one thread that syncs once for everybody who waits. What is in memory (where each
 //! invocation stands, 32 bytes for one that waits) is made again from the journal at every start. Large bodies lie in
-//! files of their own.
+//! files of their own. Dead letters may lie for years: what is known of them moves to an **index** on disk, which
+//! follows the journal and is made again from it whenever it is in doubt.
 //!
 //! In reading order:
 //! * the shape on disk: `files` (the few operations), `codec`, `record` (what is said), `segment` (how it is framed,
 //!   and how damage is told from a torn write);
 //! * what is known in memory: `table`, `lanes`, `dedup`, and `state`, which has all the rules;
-//! * what runs: `store` (what is shared), `writer` (the group commit), `upkeep` and `space` (giving disk back), `open`
-//!   (recovery);
+//! * what runs: `store` (what is shared), `writer` (the group commit), `upkeep` and `space` (giving disk back), `index`
+//!   (dead letters on disk), `open` (recovery);
 //! * the ports: `queue`, `ledger`, `bodies`.
 //!
 //! This crate does not know functions, gateways, sources, HTTP or configuration files.
@@ -19,6 +20,7 @@ mod bodies;
 mod codec;
 mod dedup;
 mod files;
+mod index;
 mod lanes;
 mod ledger;
 mod open;
@@ -82,7 +84,16 @@ impl EmbeddedStore {
                 return Err(no_thread(error));
             }
         };
-        let threads = Threads { shared: shared.clone(), running: Mutex::new(vec![writer, upkeep]) };
+        let follows = shared.clone();
+        let follow = match thread("evoke-index").spawn(move || index::run_guarded(&follows)) {
+            Ok(follow) => follow,
+            Err(error) => {
+                stop(&shared);
+                return Err(no_thread(error));
+            }
+        };
+        let running = Mutex::new(vec![writer, upkeep, follow]);
+        let threads = Threads { shared: shared.clone(), running };
         Ok((EmbeddedStore { shared, threads: Arc::new(threads) }, recovered))
     }
 
@@ -113,6 +124,7 @@ fn stop(shared: &Shared) {
     core.rest = store::Rest::No;
     shared.work.notify_all();
     shared.upkeep.notify_all();
+    shared.follow.notify_all();
     shared.ready.notify_one();
 }
 
@@ -123,7 +135,7 @@ struct Threads {
 }
 
 impl Threads {
-    /// Waits for both and gives the directory up.
+    /// Waits for all of them and gives the directory up.
     fn join(&self) {
         let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in running {

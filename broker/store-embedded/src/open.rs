@@ -19,6 +19,7 @@ use broker_model::{
 
 use crate::codec::Put;
 use crate::files::{Files, Lock};
+use crate::index::{Index, Progress};
 use crate::options::Options;
 use crate::record::{self, Record, Small, kind};
 use crate::segment::{self, Batch, FORMAT, Found, HEADER, Head};
@@ -99,6 +100,8 @@ pub struct Recovered {
     pub reconciled: i64,
     /// Body files without an invocation, removed.
     pub orphans: u64,
+    /// The index of dead letters was taken as the last process left it; otherwise it is made again in the background.
+    pub index_kept: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -256,6 +259,13 @@ impl Opening {
         let mut state = State::new(&self.options, tag);
         // At random, because the wall clock may stand where it stood when the last process leased.
         state.set_first_token(rand::random::<u64>() >> 1);
+        let (index, kept) = Index::open(&*self.files, &self.options.path);
+        // Without one everything stays in memory until it is made.
+        let applied = kept.map_or(0, |kept| kept.applied);
+        let mut dead_then = 0;
+        if kept.is_some() {
+            state.believe_index(applied);
+        }
 
         let mut expected: Option<u64> = None;
         let mut gaps: Vec<(u64, u64)> = Vec::new();
@@ -303,7 +313,11 @@ impl Opening {
                 match record::read(kind, payload) {
                     Ok(record) => {
                         note_gaps(&record, &mut known_gaps);
+                        state.journal = journal;
                         state.replay(record, Place { segment: number, offset }, size, now);
+                        if journal <= applied {
+                            dead_then = state.totals().dead_kept;
+                        }
                     }
                     Err(_) => gaps.push((journal, journal + 1)),
                 }
@@ -365,6 +379,7 @@ impl Opening {
         let mut bytes = head.write().to_vec();
         recovered.rewritten = tails.len() as u64;
         let mut tails = tails.into_iter().peekable();
+        state.believe_index_no_further();
         while let Some(first) = tails.next() {
             let mut batch = Batch::begin(std::mem::take(&mut bytes), first.journal);
             let mut at = first.journal;
@@ -375,7 +390,11 @@ impl Opening {
                 match record::read(tail.kind, tail.payload) {
                     Ok(record) => {
                         note_gaps(&record, &mut known_gaps);
+                        state.journal = at;
                         state.replay(record, Place { segment, offset }, size, now);
+                        if at <= applied {
+                            dead_then = state.totals().dead_kept;
+                        }
                     }
                     Err(_) => gaps.push((at, at + 1)),
                 }
@@ -389,11 +408,18 @@ impl Opening {
         }
         recovered.interrupted = state.finish_replay(now);
 
+        // What only the index knows by now has to be read again if it was believed in error.
+        let doubted = kept.is_some_and(|kept| applied >= next || kept.count != dead_then);
         let damaged = !gaps.is_empty();
         gaps.retain(|gap| !known_gaps.contains(gap));
         if !gaps.is_empty() {
             // Numbers that were lost must not be given again: somebody may hold their ids.
             state.next_number += NUMBERS_SKIPPED;
+        }
+        let doubted = doubted || kept.is_some() && !gaps.is_empty();
+        recovered.index_kept = kept.is_some() && !doubted;
+        if doubted {
+            tracing::warn!("the index of dead letters does not fit the journal: it is made again");
         }
         let missing: u64 = gaps.iter().map(|(from, to)| to - from).sum();
         recovered.missing_records = missing;
@@ -410,6 +436,7 @@ impl Opening {
         known_gaps.dedup();
         let mut batch = Batch::begin(bytes, next);
         batch.push(salt, kind::CHECKPOINT, &record::small(&state.small(known_gaps.clone())));
+        state.journal = next;
         for (from, to) in &gaps {
             let letter = Arc::new(damaged_letter(*from, *to));
             let detail = detail_of(*from, *to);
@@ -418,6 +445,7 @@ impl Opening {
             let first = state.next_number;
             record::fill(&mut put.0, 0, first, now.wall);
             let offset = batch.push(salt, kind::ACCEPTED, &put.0) as u32;
+            state.journal += 1;
             let (place, size) = (Place { segment, offset }, segment::record_size(put.0.len()));
             state.accept(first, now.wall, &letter, Some(Reason::Damaged), place, 0, size, now);
             tracing::error!(from, to, "records of the journal are missing: a dead letter stands for them");
@@ -426,6 +454,10 @@ impl Opening {
             batch.push(salt, kind::RECONCILED, &record::small(&state.small(known_gaps.clone())));
         }
         next += u64::from(batch.records());
+        state.journal = next - 1;
+        if kept.is_none() || doubted {
+            state.follow(!doubted);
+        }
         bytes = batch.finish(salt, segment, HEADER);
         let small = state.small(known_gaps);
 
@@ -450,7 +482,8 @@ impl Opening {
         recovered.held = totals.held;
         recovered.dead = totals.dead_kept;
         let at = bytes.len() as u64;
-        let mut core = core(state, segment, len - at);
+        let mut core = core(state, segment, len - at, Progress::new(kept.is_some(), doubted));
+        core.index.reread.1 = core.state.space.len() as u64;
         recovered.orphans = self.bodies(&mut core, now)?;
         let journal = Journal {
             file,
@@ -465,7 +498,7 @@ impl Opening {
             stated: false,
             buffer: Vec::new(),
         };
-        let shared = Arc::new(Shared::new(self.options, self.files, self.clock, salt, lock, core));
+        let shared = Arc::new(Shared::new(self.options, self.files, self.clock, salt, lock, core, index));
         Ok((shared, journal, recovered))
     }
 
@@ -569,7 +602,7 @@ fn closed_check(segment: u64, end: u64) -> u64 {
     u64::from(crc32c::crc32c_append(crc32c::crc32c(&segment.to_le_bytes()), &end.to_le_bytes()))
 }
 
-fn replace(files: &dyn Files, dir: &Path, name: &str, content: &str) -> io::Result<()> {
+pub(crate) fn replace(files: &dyn Files, dir: &Path, name: &str, content: &str) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let file = files.create(&new)?;
     file.write_at(content.as_bytes(), 0)?;
@@ -614,13 +647,14 @@ fn damaged_letter(from: u64, to: u64) -> Acceptance {
     }
 }
 
-fn core(state: State, segment: u32, room: u64) -> Core {
+fn core(state: State, segment: u32, room: u64, index: Progress) -> Core {
     Core {
         state,
         pending: Default::default(),
         urgent: 0,
         pending_drafts: 0,
         rest: Rest::No,
+        index,
         asked: 0,
         durable: 0,
         failed: None,

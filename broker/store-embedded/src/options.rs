@@ -18,6 +18,8 @@ pub struct Options {
     pub waiting: u64,
     /// How long what ended can be looked up.
     pub retention: Retention,
+    /// How long dead letters are kept; `None` until somebody redrives or removes them. `None`.
+    pub dead_letter_age: Option<Duration>,
     /// How long and for how many keys repeats are recognised.
     pub dedup: DedupOptions,
     /// Bytes of bodies kept beside their entries after acceptance, so that a delivery at once reads no disk. 16 MiB.
@@ -62,6 +64,7 @@ impl Options {
             max_bytes: None,
             waiting: 10_000_000,
             retention: Retention { age: Duration::from_secs(3600), count: 100_000, bytes: 1 << 30 },
+            dead_letter_age: None,
             dedup: DedupOptions {
                 window: Duration::from_secs(3600),
                 keys: 1_000_000,

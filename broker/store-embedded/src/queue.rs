@@ -16,7 +16,7 @@ use crate::bodies::blocking;
 use crate::codec::Put;
 use crate::dedup::Seen;
 use crate::record::{self, BodyPlace, How, Record, kind};
-use crate::state::{After, Claim, Ended, Fresh, Moment, NewOnes};
+use crate::state::{After, Claim, Ended, Extra, Fresh, Moment, NewOnes};
 use crate::store::{Core, Pending, ReadError, Shared};
 use crate::table::{Entry, Phase};
 
@@ -129,48 +129,70 @@ impl InvocationQueue for EmbeddedStore {
     }
 
     async fn redrive(&self, id: InvocationId) -> Result<u32, RedriveError> {
-        let (life, receiver) = {
-            let now = self.shared.moment();
-            let mut core = self.shared.core();
-            core.check_open()?;
-            let Some((number, entry)) = core.state.entry_of(id) else {
-                return Err(RedriveError::Unknown(id));
+        let mut read: Option<(u64, Extra)> = None;
+        let (life, receiver) = 'asked: loop {
+            let number = 'cold: {
+                let now = self.shared.moment();
+                let mut core = self.shared.core();
+                core.check_open()?;
+                let Some((number, entry)) = core.state.entry_of(id) else {
+                    return Err(RedriveError::Unknown(id));
+                };
+                let phase = entry.phase();
+                let extra = match core.state.extras.get(&number) {
+                    Some(extra) => extra.clone(),
+                    None if phase.is_dead() => match read.take() {
+                        Some((seen, extra)) if seen == core.state.evictions => extra,
+                        _ => break 'cold number,
+                    },
+                    None => Extra::default(),
+                };
+                if phase != Phase::Dead {
+                    return Err(if extra.lives_before > 0 || phase == Phase::Redriving {
+                        RedriveError::NotDead(id)
+                    } else {
+                        RedriveError::Unknown(id)
+                    });
+                }
+                let reason = Reason::ALL.get(usize::from(extra.reason)).copied().unwrap_or(Reason::Damaged);
+                if !reason.is_redrivable() {
+                    return Err(RedriveError::NothingToRun(reason));
+                }
+                if let Some(entry) = core.state.table.get_mut(number) {
+                    entry.set_phase(Phase::Redriving);
+                }
+                let life = extra.life() + 1;
+                let payload = record::redriven(number, life, now.wall);
+                let after = After::Redriven { number, life, at: now.wall };
+                break 'asked (life, self.shared.push_waited(&mut core, kind::REDRIVEN, payload, after));
             };
-            let phase = entry.phase();
-            let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
-            if phase != Phase::Dead {
-                return Err(if extra.lives_before > 0 || phase == Phase::Redriving {
-                    RedriveError::NotDead(id)
-                } else {
-                    RedriveError::Unknown(id)
-                });
-            }
-            let reason = Reason::ALL.get(usize::from(extra.reason)).copied().unwrap_or(Reason::Damaged);
-            if !reason.is_redrivable() {
-                return Err(RedriveError::NothingToRun(reason));
-            }
-            if let Some(entry) = core.state.table.get_mut(number) {
-                entry.set_phase(Phase::Redriving);
-            }
-            let life = extra.life() + 1;
-            let payload = record::redriven(number, life, now.wall);
-            let after = After::Redriven { number, life, at: now.wall };
-            (life, self.shared.push_waited(&mut core, kind::REDRIVEN, payload, after))
+            read = self.cold(number).await?;
         };
         self.shared.answer(receiver).await?;
         Ok(life)
     }
 
     async fn remove(&self, id: InvocationId) -> Result<bool, StoreError> {
-        let receiver = {
-            let mut core = self.shared.core();
-            core.check_open()?;
-            let Some((number, _)) = core.state.entry_of(id) else { return Ok(false) };
-            if !core.state.remove(number) {
-                return Ok(false);
+        let receiver = loop {
+            let pending = {
+                let mut core = self.shared.core();
+                core.check_open()?;
+                let Some((number, _)) = core.state.entry_of(id) else { return Ok(false) };
+                let pending = core.state.extras.get(&number).is_some_and(Extra::is_pending);
+                if !pending {
+                    if !core.state.remove(number) {
+                        return Ok(false);
+                    }
+                    tracing::info!(invocation.id = %id, "dead letter removed");
+                    let after = After::Removed { number };
+                    break self.shared.push_waited(&mut core, kind::REMOVED, record::removed(number), after);
+                }
+                pending
+            };
+            // Its death is on its way to disk, and has to be there before its removal means anything.
+            if pending {
+                self.shared.barrier().await?;
             }
-            tracing::info!(invocation.id = %id, "dead letter removed");
-            self.shared.push_waited(&mut core, kind::REMOVED, record::removed(number), After::Removed)
         };
         self.shared.answer(receiver).await?;
         Ok(true)

@@ -196,7 +196,8 @@ pub(crate) fn scan(
     let mut batches = Vec::new();
     let mut holes = Vec::new();
     let mut at = HEADER as usize;
-    loop {
+    // A file cut within its header has no batches.
+    while at <= bytes.len() {
         match batch_head(bytes, at, salt, segment) {
             Some(head) => {
                 batches.push((at, head));
@@ -283,7 +284,7 @@ pub(crate) fn scan(
         }
         note(&mut scanned, hole);
     }
-    if proven > bytes.len() as u64 && scanned.damage.iter().all(|range| range.end < proven) {
+    if proven > HEADER.max(bytes.len() as u64) && scanned.damage.iter().all(|range| range.end < proven) {
         scanned.damage.push(bytes.len() as u64..proven);
     }
     scanned.damage.sort_by_key(|range| range.start);

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use broker_model::Acceptance;
 
 use crate::bodies::read_error;
+use crate::index;
 use crate::ledger::death_in;
 use crate::record::{self, KeyRow, Moved, MovedPart, Record, Standing, kind, nanos};
 use crate::segment;
@@ -101,7 +102,7 @@ fn remove(shared: &Shared, segment: u32) -> bool {
 }
 
 /// Blocks until everything asked for so far is durable; `false` when the store stopped instead.
-fn settled_so_far(shared: &Shared) -> bool {
+pub(crate) fn settled_so_far(shared: &Shared) -> bool {
     let receiver = {
         let mut core = shared.core();
         if core.check_open().is_err() {
@@ -116,7 +117,7 @@ fn settled_so_far(shared: &Shared) -> bool {
     matches!(receiver.blocking_recv(), Ok(Ok(())))
 }
 
-fn read_segment(shared: &Shared, segment: u32) -> Option<Bytes> {
+pub(crate) fn read_segment(shared: &Shared, segment: u32) -> Option<Bytes> {
     let path = shared.segment_path(segment);
     let read = shared.files.open(&path).and_then(|file| {
         let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
@@ -229,6 +230,8 @@ struct Seen {
     nth: usize,
     entry: Entry,
     extra: Extra,
+    /// It was read from the index.
+    cold: bool,
 }
 
 /// Copies the parts of one acceptance that live. How many bytes that took; `None` when it could not be done now.
@@ -241,9 +244,23 @@ fn copy_one(
     numbers: &[u64],
 ) -> Option<u64> {
     for _ in 0..TRIES {
-        let seen = look(&shared.core(), place, part, numbers);
+        let (evictions, mut seen) = {
+            let core = shared.core();
+            (core.state.evictions, look(&core, place, part, numbers))
+        };
         if seen.is_empty() {
             return Some(0);
+        }
+        for seen in seen.iter_mut().filter(|seen| seen.cold) {
+            match shared.index.row(seen.number) {
+                Ok(Some(extra)) => seen.extra = extra,
+                // It changed meanwhile, or the index is at fault.
+                Ok(None) => return None,
+                Err(why) => {
+                    index::doubt(shared, &why);
+                    return None;
+                }
+            }
         }
         if seen.iter().any(|seen| seen.extra.is_pending() || seen.entry.phase() == Phase::Redriving) {
             if !settled_so_far(shared) {
@@ -280,7 +297,14 @@ fn copy_one(
             return None;
         }
         let now = look(&core, place, part, numbers);
-        if now.len() == seen.len() && now.iter().zip(&seen).all(|(a, b)| is_same(a, b)) {
+        if now.len() == seen.len()
+            && now.iter().zip(&seen).all(|(a, b)| is_same(a, b))
+            && (core.state.evictions == evictions || !seen.iter().any(|seen| seen.cold))
+        {
+            // The copy's place is told to the index by way of memory.
+            for seen in seen.into_iter().filter(|seen| seen.cold) {
+                core.state.thaw(seen.number, seen.extra);
+            }
             let bytes = payload.len() as u64;
             let after = After::Moved(marks);
             shared
@@ -299,12 +323,15 @@ fn look(core: &Core, place: Place, part: u32, numbers: &[u64]) -> Vec<Seen> {
             return None;
         }
         let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
-        Some(Seen { number, nth, entry: *entry, extra })
+        Some(Seen { number, nth, entry: *entry, extra, cold: core.state.is_cold(number) })
     });
     seen.collect()
 }
 
 fn is_same(a: &Seen, b: &Seen) -> bool {
+    if a.cold && b.cold {
+        return (a.number, a.entry.phase()) == (b.number, b.entry.phase());
+    }
     let of = |seen: &Seen| {
         let extra = &seen.extra;
         (seen.number, seen.entry.phase(), extra.life(), extra.token, extra.started, extra.until, extra.made())

@@ -19,6 +19,7 @@ use broker_model::{
 };
 
 use crate::dedup::{Dedup, Waiter};
+use crate::index::{self, Change, Key};
 use crate::lanes::Lanes;
 use crate::options::{Options, Retention};
 use crate::record::{
@@ -34,7 +35,7 @@ pub(crate) struct Moment {
     pub(crate) mono: Duration,
 }
 
-/// What only some invocations have: those that ran, or ended.
+/// What only some invocations have: those that ran, or ended. Those of dead letters move to the index.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Extra {
     /// Lives before this one.
@@ -49,7 +50,7 @@ pub(crate) struct Extra {
     /// While retrying: until when, on the monotonic clock (during recovery: on the wall clock).
     pub(crate) until: u64,
     /// During recovery: the wait that was asked for.
-    wait: u64,
+    pub(crate) wait: u64,
     pub(crate) attempts: Vec<AttemptAt>,
     /// Middle attempts that are only counted, by class.
     pub(crate) dropped: Option<Box<[u32; Class::ALL.len()]>>,
@@ -115,7 +116,9 @@ pub(crate) enum After {
         life: u32,
         at: u64,
     },
-    Removed,
+    Removed {
+        number: u64,
+    },
     Paused {
         what: Pausable,
         held: bool,
@@ -176,7 +179,7 @@ pub(crate) fn tally(small: &mut Small, after: &After) {
         }
         After::Cancelled => totals.cancelled += 1,
         After::Redriven { .. } => totals.redriven += 1,
-        After::Removed => totals.removed += 1,
+        After::Removed { .. } => totals.removed += 1,
         After::Paused { what, held } => {
             small.paused.retain(|paused| paused != what);
             if *held {
@@ -235,8 +238,21 @@ pub(crate) struct State {
     dues: BinaryHeap<Reverse<(u64, u64)>>,
     totals: Totals,
     pub(crate) paused: BTreeSet<Pausable>,
-    /// Dead ones by (moment of death, number).
-    pub(crate) dead: BTreeSet<(u64, u64)>,
+    /// Dead ones whose details are here and not (yet) in the index.
+    pub(crate) dead: BTreeSet<Key>,
+    dead_kept: u64,
+    /// The number of the journal's record that is booked now, or was last.
+    pub(crate) journal: u64,
+    /// During recovery: the record up to which the index is believed.
+    indexed: u64,
+    /// The index follows: what changes is queued for it.
+    following: bool,
+    /// More was queued than the index should have to catch up with.
+    pub(crate) lagging: bool,
+    /// For the index, in the journal's order, only what is durable.
+    pub(crate) changes: VecDeque<Change>,
+    /// Counts how often details went from here to the index.
+    pub(crate) evictions: u64,
     retained: VecDeque<u64>,
     retained_bytes: u64,
     retained_count: usize,
@@ -273,6 +289,13 @@ impl State {
             totals: Totals::default(),
             paused: BTreeSet::new(),
             dead: BTreeSet::new(),
+            dead_kept: 0,
+            journal: 0,
+            indexed: 0,
+            following: false,
+            lagging: false,
+            changes: VecDeque::new(),
+            evictions: 0,
             retained: VecDeque::new(),
             retained_bytes: 0,
             retained_count: 0,
@@ -319,13 +342,17 @@ impl State {
         (self.id_of(number, entry.millis()) == id).then_some((number, entry))
     }
 
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
+
     // ---- Totals ----
 
     /// The totals with what is counted now.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.totals.clone();
         totals.held = self.lanes.held();
-        totals.dead_kept = self.dead.len() as u64;
+        totals.dead_kept = self.dead_kept;
         totals
     }
 
@@ -363,6 +390,7 @@ impl State {
                 extra.ended_at = at;
                 extra.reason = record::reason_index(reason) as u8;
                 self.dead.insert((at, number));
+                self.note_dead(number);
             } else if let Some(due) = due {
                 self.dues.push(Reverse((due, number)));
                 // Whoever waits in `ready` set its timer before it knew of this one.
@@ -394,6 +422,7 @@ impl State {
         let lane = self.lanes.join(&draft.lane);
         let entry = Entry::new(place, share, lane, millis, phase, part, call_hash(&draft.call_id));
         self.table.insert(number, entry);
+        self.dead_kept += u64::from(phase.is_dead());
         self.lanes.shift(lane, None, Some(phase));
         let space = self.space.entry(place.segment).or_default();
         space.entries += 1;
@@ -602,6 +631,9 @@ impl State {
                 self.totals.dead[record::reason_index(*reason)] += 1;
                 self.set_phase(number, Phase::Dead);
                 self.dead.insert((at, number));
+                if !place.is_pending() {
+                    self.note_dead(number);
+                }
             }
             How::Retry { wait, .. } => self.wait(number, *wait, at, live, false),
             How::Released { wait } => self.wait(number, *wait, at, live, true),
@@ -655,11 +687,7 @@ impl State {
 
     /// Begins a new life. In the running store the redrive was announced by [`Phase::Redriving`].
     fn redrive(&mut self, number: u64, life: u32, at: u64) {
-        if !self
-            .table
-            .get(number)
-            .is_some_and(|entry| matches!(entry.phase(), Phase::Dead | Phase::Redriving))
-        {
+        if !self.table.get(number).is_some_and(|entry| entry.phase().is_dead()) {
             return;
         }
         let extra = self.extras.entry(number).or_default();
@@ -668,9 +696,10 @@ impl State {
         self.totals.redriven += 1;
         self.set_phase(number, Phase::Ready);
         self.line_up(number, false);
+        self.note_alive(number);
     }
 
-    /// Drops a dead letter for good.
+    /// Drops a dead letter for good. Its record is to follow: only one that is durable itself may be dropped.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
         if !self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Dead) {
             return false;
@@ -753,10 +782,11 @@ impl State {
             *bytes = bytes.saturating_sub(u64::from(entry.share));
         }
         if let Some(extra) = self.extras.remove(&number)
-            && matches!(phase, Phase::Dead | Phase::Redriving)
+            && phase.is_dead()
         {
             self.dead.remove(&(extra.ended_at, number));
         }
+        self.dead_kept -= u64::from(phase.is_dead());
         self.fresh.remove(&number);
         if let Some(file) = self.body_of.remove(&number)
             && let Some(refs) = self.body_refs.get_mut(&file)
@@ -782,6 +812,7 @@ impl State {
         }
         entry.set_phase(to);
         let entry = *entry;
+        self.dead_kept = self.dead_kept + u64::from(to.is_dead()) - u64::from(from.is_dead());
         self.lanes.shift(entry.lane, Some(from), Some(to));
         if from.is_over() != to.is_over()
             && let Some(space) = self.space.get_mut(&entry.place.segment)
@@ -831,6 +862,7 @@ impl State {
                     }
                     if matches!(ended, Ended::Dead(_)) && extra.end.is_some_and(Place::is_pending) {
                         extra.end = Some(place);
+                        self.note_dead(number);
                     }
                 }
                 let drafts: usize = then.iter().map(|new| new.acceptance.drafts.len()).sum();
@@ -860,7 +892,8 @@ impl State {
                     told.extend(self.dedup.commit(&row.key, row.first, place.segment));
                 }
             }
-            After::Started | After::Cancelled | After::Removed | After::Barrier => {}
+            After::Removed { number } => self.note_alive(number),
+            After::Started | After::Cancelled | After::Barrier => {}
         }
     }
 
@@ -896,7 +929,102 @@ impl State {
             if extra.end.is_some() && extra.end == mark.end {
                 extra.end = Some(place);
             }
+            self.note_dead(mark.number);
         }
+    }
+
+    // ---- The index ----
+
+    /// Whether it is dead and only the index has its details.
+    pub(crate) fn is_cold(&self, number: u64) -> bool {
+        self.table.get(number).is_some_and(|entry| entry.phase().is_dead())
+            && !self.extras.contains_key(&number)
+    }
+
+    /// How many dead letters only the index knows.
+    pub(crate) fn cold(&self) -> u64 {
+        self.dead_kept.saturating_sub(self.dead.len() as u64)
+    }
+
+    /// Which they are, and where their records stand.
+    pub(crate) fn cold_ones(&self) -> Vec<(u64, Place)> {
+        let dead = self.table.iter().filter(|(_, entry)| entry.phase().is_dead());
+        let cold = dead.filter(|(number, _)| !self.extras.contains_key(number));
+        cold.map(|(number, entry)| (number, entry.place)).collect()
+    }
+
+    /// Takes a dead letter's details back into memory.
+    pub(crate) fn thaw(&mut self, number: u64, extra: Extra) {
+        self.dead.insert((extra.ended_at, number));
+        self.extras.insert(number, extra);
+    }
+
+    /// What the index is to hold of a dead letter; `None` while it is not durable, or none.
+    pub(crate) fn row(&self, number: u64) -> Option<Box<[u8]>> {
+        let entry = self.table.get(number).filter(|entry| entry.phase().is_dead())?;
+        let extra = self.extras.get(&number).filter(|extra| !extra.is_pending())?;
+        let lane = self.lanes.get(entry.lane);
+        Some(index::write_row(extra, lane.and_then(|lane| lane.lane.target.function())))
+    }
+
+    /// Leaves a dead letter's details to the index, which holds this of it.
+    pub(crate) fn evict(&mut self, number: u64, held: &[u8]) {
+        if self.row(number).is_some_and(|row| *row == *held)
+            && let Some(extra) = self.extras.remove(&number)
+        {
+            self.dead.remove(&(extra.ended_at, number));
+            self.evictions += 1;
+            if self.extras.len() < self.extras.capacity() / 8 && self.extras.capacity() > 1024 {
+                self.extras.shrink_to(self.extras.len() * 2);
+            }
+        }
+    }
+
+    /// In recovery: the index is believed up to this record; what is booked behind it is queued for it.
+    pub(crate) fn believe_index(&mut self, applied: u64) {
+        self.indexed = applied;
+        self.following = true;
+    }
+
+    /// In recovery: what is booked from here on stands elsewhere than the index may say.
+    pub(crate) fn believe_index_no_further(&mut self) {
+        self.indexed = 0;
+    }
+
+    /// Whether changes are queued for the index. Those that are queued are forgotten.
+    pub(crate) fn follow(&mut self, following: bool) {
+        self.following = following;
+        self.lagging = false;
+        self.changes = VecDeque::new();
+    }
+
+    fn note_dead(&mut self, number: u64) {
+        if self.replaying && self.following && self.journal <= self.indexed {
+            if let Some(extra) = self.extras.remove(&number) {
+                self.dead.remove(&(extra.ended_at, number));
+            }
+        } else if self.following
+            && let Some(row) = self.row(number)
+        {
+            self.change(number, Some(row));
+        }
+    }
+
+    fn note_alive(&mut self, number: u64) {
+        if self.following && !(self.replaying && self.journal <= self.indexed) {
+            self.change(number, None);
+        }
+    }
+
+    fn change(&mut self, number: u64, row: Option<Box<[u8]>>) {
+        /// Further behind than this, filling the index anew costs less than catching up.
+        const MOST_BEHIND: usize = 1 << 20;
+        if self.changes.len() >= MOST_BEHIND {
+            self.follow(false);
+            self.lagging = true;
+            return;
+        }
+        self.changes.push_back(Change { journal: self.journal, number, row });
     }
 
     // ---- Recovery ----
@@ -948,6 +1076,7 @@ impl State {
                 if !self.remove(number) {
                     self.totals.removed += 1;
                 }
+                self.note_alive(number);
             }
             Record::Moved(moved) => self.replay_moved(moved, place, size),
             Record::Reconciled(small) | Record::Checkpoint(small) => {
@@ -1046,6 +1175,9 @@ impl State {
             }
             if extra.started || !extra.has_nothing_to_say() || phase == Phase::Retrying {
                 self.extras.insert(part.number, extra);
+            }
+            if phase == Phase::Dead {
+                self.note_dead(part.number);
             }
         }
     }

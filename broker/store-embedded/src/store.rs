@@ -14,6 +14,7 @@ use broker_model::{Clock, InvocationId, StoreError};
 
 use crate::dedup::Waiter;
 use crate::files::{File, Files, Lock};
+use crate::index::{Index, Progress};
 use crate::options::Options;
 use crate::record::{self, BodyFile, Record};
 use crate::segment;
@@ -32,6 +33,9 @@ pub(crate) struct Shared {
     pub(crate) work: Condvar,
     /// The upkeep waits here for something to do.
     pub(crate) upkeep: Condvar,
+    /// The thread that keeps the index waits here for changes.
+    pub(crate) follow: Condvar,
+    pub(crate) index: Index,
     /// `ready` waits here for lanes.
     pub(crate) ready: Notify,
     handles: Mutex<HashMap<u32, Arc<dyn File>>>,
@@ -59,6 +63,7 @@ pub(crate) struct Core {
     /// Drafts among them, which will wait once they are durable.
     pub(crate) pending_drafts: u64,
     pub(crate) rest: Rest,
+    pub(crate) index: Progress,
     /// Records asked for so far, and those of them that are durable.
     pub(crate) asked: u64,
     pub(crate) durable: u64,
@@ -132,6 +137,7 @@ impl Shared {
         salt: u32,
         lock: Lock,
         core: Core,
+        index: Index,
     ) -> Self {
         Shared {
             options,
@@ -141,6 +147,8 @@ impl Shared {
             core: Mutex::new(core),
             work: Condvar::new(),
             upkeep: Condvar::new(),
+            follow: Condvar::new(),
+            index,
             ready: Notify::new(),
             handles: Mutex::new(HashMap::new()),
             allocating: Mutex::new(()),

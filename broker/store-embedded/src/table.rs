@@ -58,6 +58,11 @@ impl Phase {
         matches!(self, Phase::Completed | Phase::Cancelled)
     }
 
+    /// Given up, and not begun anew yet.
+    pub(crate) fn is_dead(self) -> bool {
+        matches!(self, Phase::Dead | Phase::Redriving)
+    }
+
     /// Neither ended nor dead: what `held` counts.
     pub(crate) fn is_held(self) -> bool {
         matches!(self, Phase::Ready | Phase::Retrying | Phase::Scheduled | Phase::Leased)

@@ -5,9 +5,11 @@ use std::io;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::record::BodyFile;
+use crate::index::{self, Key};
+use crate::record::{self, BodyFile, kind, nanos};
 use crate::space;
-use crate::store::{Core, Shared, Spare};
+use crate::state::{After, Extra, Moment};
+use crate::store::{Core, Pending, Shared, Spare};
 
 /// How often it looks around when nobody calls.
 const ROUND: Duration = Duration::from_secs(1);
@@ -42,10 +44,72 @@ pub(crate) fn run(shared: &Shared) {
         // The writer may need the next segment at any moment; the rest has time.
         ensure_spare(shared);
         remove_bodies(shared, &mut leaving, now.mono);
-        space::give_back(shared);
+        remove_old_dead_letters(shared, now);
+        {
+            // A journal that is being read again must stay whole.
+            let _whole = shared.index.rereading.lock().unwrap_or_else(PoisonError::into_inner);
+            space::give_back(shared);
+        }
         if shared.core().full.is_some() {
             ensure_spare(shared);
         }
+    }
+}
+
+/// Removes dead letters that are older than the retention says. Each is counted; a round says once what it removed.
+fn remove_old_dead_letters(shared: &Shared, now: Moment) {
+    /// The most of one look, and of one round.
+    const SLICE: usize = 1024;
+    const ROUND: u64 = 64 * 1024;
+    let Some(age) = shared.options.dead_letter_age else { return };
+    let before = now.wall.saturating_sub(nanos(age));
+    let mut removed = 0;
+    while removed < ROUND {
+        let (evictions, warm): (u64, Vec<Key>) = {
+            let core = shared.core();
+            if core.closing || core.failed.is_some() {
+                break;
+            }
+            (core.state.evictions, core.state.dead.range(..(before, 0)).take(SLICE).copied().collect())
+        };
+        let cold = match shared.index.oldest(before, SLICE) {
+            Ok(cold) => cold,
+            Err(why) => {
+                index::doubt(shared, &why);
+                break;
+            }
+        };
+        let mut core = shared.core();
+        if core.check_open().is_err() {
+            break;
+        }
+        let certain = core.state.evictions == evictions;
+        let mut found = 0;
+        for (died_at, number) in warm.into_iter().chain(cold.into_iter().map(|(key, _)| key)) {
+            let stands = match core.state.extras.get(&number) {
+                Some(extra) => extra.ended_at == died_at && !Extra::is_pending(extra),
+                // The index may be behind, and then memory has it, or it is no dead letter any more.
+                None => certain && core.state.is_cold(number),
+            };
+            if stands && core.state.remove(number) {
+                let payload = record::removed(number);
+                let after = After::Removed { number };
+                shared.push(
+                    &mut core,
+                    Pending { kind: kind::REMOVED, payload, after, waiter: None, urgent: false },
+                );
+                found += 1;
+            }
+        }
+        drop(core);
+        removed += found;
+        // What was removed leaves the index when its records are durable; more may stand behind it then.
+        if found == 0 || !space::settled_so_far(shared) {
+            break;
+        }
+    }
+    if removed > 0 {
+        tracing::info!(removed, age_s = age.as_secs(), "dead letters past their retention were removed");
     }
 }
 

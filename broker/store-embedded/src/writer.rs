@@ -168,13 +168,17 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
     let base = journal.at;
     let mut records = Batch::begin(bytes, journal.next);
     let mut offsets = Vec::with_capacity(batch.len());
+    let mut number = journal.next;
+    let mut numbers = Vec::with_capacity(batch.len());
     for pending in batch.iter() {
+        numbers.push(number);
         if matches!(pending.after, After::Barrier) {
             offsets.push(0);
             continue;
         }
         offsets.push(base as u32 + records.push(shared.salt, pending.kind, &pending.payload) as u32);
         tally(&mut journal.small, &pending.after);
+        number += 1;
     }
     journal.next += u64::from(records.records());
     let any = records.records() > 0;
@@ -197,12 +201,15 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
     {
         let mut core = shared.core();
         let core = &mut *core;
-        for (pending, offset) in batch.iter_mut().zip(offsets) {
+        for ((pending, offset), number) in batch.iter_mut().zip(offsets).zip(numbers) {
             let place = Place { segment: journal.segment, offset };
             let size = segment::record_size(pending.payload.len());
             let after = std::mem::replace(&mut pending.after, After::Barrier);
             if let After::Accepted(new, _) = &after {
                 core.pending_drafts -= new.acceptance.drafts.len() as u64;
+            }
+            if !matches!(after, After::Barrier) {
+                core.state.journal = number;
             }
             core.state.commit(after, place, size, now, &mut told);
         }
@@ -212,6 +219,9 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
         core.current = journal.segment;
         core.room = journal.len.saturating_sub(journal.at);
         shared.signal(core);
+        if !core.state.changes.is_empty() || core.state.lagging {
+            shared.follow.notify_one();
+        }
     }
     told.extend(batch.iter_mut().filter_map(|pending| pending.waiter.take()));
     for waiter in told {
@@ -318,5 +328,6 @@ fn stop(shared: &Shared, result: Result<(), StoreError>) {
     for waiter in std::mem::take(&mut core.on_stop) {
         let _ = waiter.send(result.clone());
     }
+    shared.follow.notify_all();
     shared.upkeep.notify_all();
 }

@@ -87,7 +87,7 @@ async fn any_flipped_bit_cut_or_zeroed_range_is_survived_and_reported() {
     let origin = TempDir::new().unwrap();
     let ids = filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(7);
-    let mut reported = 0;
+    let (mut tried, mut reported) = (0, 0);
     for round in 0..40 {
         for kind in ["flip", "cut", "zero"] {
             let dir = TempDir::new().unwrap();
@@ -100,6 +100,7 @@ async fn any_flipped_bit_cut_or_zeroed_range_is_survived_and_reported() {
             if used == 0 {
                 continue;
             }
+            tried += 1;
             let at = random.random_range(0..used);
             match kind {
                 "flip" => bytes[at] ^= 1 << random.random_range(0..8),
@@ -116,7 +117,8 @@ async fn any_flipped_bit_cut_or_zeroed_range_is_survived_and_reported() {
             reported += u32::from(!recovered.damage.is_empty());
         }
     }
-    assert!(reported > 40, "only {reported} of 120 were damage to the journal");
+    // Whether a next segment was allocated by then is the upkeep's timing; it holds nothing to damage.
+    assert!(tried > 80 && reported * 2 > tried, "only {reported} of {tried} were damage to the journal");
 }
 
 #[tokio::test(flavor = "multi_thread")]
