@@ -1,6 +1,6 @@
 //! Evoke's typed configuration.
 //!
-//! [`load`] lays the sources of settings over one another (built-in, file, OpenFaaS' environment variables, `EVOKE_…`
+//! [`load()`] lays the sources of settings over one another (built-in, file, OpenFaaS' environment variables, `EVOKE_…`
 //! variables, flags), remembers for each value where it came from, and answers either a [`Loaded`] whose [`Config`]
 //! is plain typed data, or an [`Invalid`] that holds **every** problem at once, each with its place, its key, what is
 //! wrong and what to do. Nothing falls back silently: an unknown key is a problem.

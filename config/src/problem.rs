@@ -52,7 +52,7 @@ pub struct Invalid {
 impl Invalid {
     /// Holds `problems`, sorted by where they are; `None` when there are none.
     ///
-    /// The caller may add its own to those of [`crate::load`], such as the ones connectors find in their settings.
+    /// The caller may add its own to those of [`crate::load()`], such as the ones connectors find in their settings.
     pub fn from_problems(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort();
         problems.dedup();
