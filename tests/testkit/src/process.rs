@@ -2,7 +2,9 @@
 //!
 //! A [`Process`] keeps what it prints. When it is dropped at the end of a passing test it fails that test if the process
 //! logged an error the test did not declare, died by itself, would not end, or left processes of its own behind. It ends
-//! only what it started, by id.
+//! only what it started, by id; also when the test process itself is killed.
+
+pub(crate) mod guardian;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -107,6 +109,35 @@ impl Program {
         self
     }
 
+    /// Starts it so that it outlives this process, in a process group of its own, and hands out its process id. What it
+    /// prints is added to the file `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn detach(&self, log: &Path) -> std::io::Result<u32> {
+        let log = std::fs::File::options().create(true).append(true).open(log)?;
+        let mut command = self.command();
+        command.stdout(log.try_clone()?).stderr(log);
+        command.spawn().map(|child| child.id())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env_clear();
+        for kept in ["PATH", "HOME", "TMPDIR"] {
+            // The harness is told by its caller's environment where things are, as every program is.
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command.stdin(Stdio::null()).process_group(0);
+        command
+    }
+
     /// Starts it, in a process group of its own.
     ///
     /// # Panics
@@ -161,19 +192,8 @@ struct Running {
 
 impl Running {
     fn start(program: &Program, log: &Log) -> Running {
-        let mut command = Command::new(&program.path);
-        command.args(&program.arguments).env_clear();
-        for kept in ["PATH", "HOME", "TMPDIR"] {
-            // The harness is told by its caller's environment where things are, as every program is.
-            if let Some(value) = std::env::var_os(kept) {
-                command.env(kept, value);
-            }
-        }
-        command.envs(program.environment.iter().map(|(name, value)| (name, value)));
-        if let Some(directory) = &program.directory {
-            command.current_dir(directory);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut command = program.command();
+        command.env(guardian::MARK, guardian::mark()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.path.display()));
@@ -316,7 +336,20 @@ impl Process {
         .await;
     }
 
-    fn has_ended(&mut self) -> Option<ExitStatus> {
+    /// Gives it up: ends it with whatever it started, asks nothing of its end, and hands out the last it said.
+    pub fn discard(mut self) -> String {
+        if let Some(mut running) = self.running.take() {
+            let _ = kill_process_group(running.pid, Signal::KILL);
+            let _ = running.child.wait();
+            running.leaves_others();
+        }
+        let said = self.log.tail();
+        self.log.lines().clear();
+        said
+    }
+
+    /// How it ended, if it did by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.running.as_mut().and_then(|running| running.child.try_wait().ok().flatten())
     }
 

@@ -1,32 +1,47 @@
 //! Real servers on free ports of loopback, each its own process, ended with the test.
 //!
-//! Nothing is mocked that Debian packages. A missing server is installed by `tests/prepare test`, which says what it does.
+//! Nothing is mocked that can be had. A missing server is installed by `tests/prepare`, which says what it does; one that
+//! cannot be had fails the test.
+//!
+//! A test that only needs a broker asks for one of its test binary:
+//!
+//! ```no_run
+//! use testkit::servers::{KafkaConfig, Shared};
+//!
+//! static KAFKA: Shared<KafkaConfig> = Shared::new();
+//!
+//! # async fn test() {
+//! let bootstrap = KAFKA.server().await.bootstrap();
+//! # }
+//! ```
+//!
+//! A test that restarts, kills or pauses it starts its own. What each start costs is in `tests/README.md`.
+//!
+//! * [`server`]: what all of them have in common;
+//! * [`kafka`], [`nats`]: the servers;
+//! * [`certificates`]: certificates that only a test trusts;
+//! * [`port`](mod@port): ports that stay a server's own while it is down;
+//! * [`relay`]: a wire that can be cut.
 
 pub mod certificates;
+mod jvm;
+pub mod kafka;
 pub mod nats;
+pub mod port;
 pub mod relay;
+pub mod server;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 
 pub use certificates::Certificates;
-pub use nats::{NatsConfig, NatsServer};
+pub use kafka::{Kafka, KafkaConfig};
+pub use nats::{NatsConfig, NatsRelease, NatsServer};
+pub use port::Port;
 pub use relay::Relay;
+pub use server::{Kind, Place, Server, Shared};
 
-/// Where a server's program is.
-///
-/// # Panics
-/// When it is not there and cannot be installed.
-fn installed(program: &str) -> PathBuf {
-    static PREPARED: OnceLock<()> = OnceLock::new();
-    find(program).unwrap_or_else(|| {
-        PREPARED.get_or_init(prepare);
-        find(program).unwrap_or_else(|| panic!("{program} is not there after tests/prepare test"))
-    })
-}
-
-fn find(program: &str) -> Option<PathBuf> {
+fn found_on_path(program: &str) -> Option<PathBuf> {
     // Debian keeps servers in sbin, which is not on everybody's path.
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -35,8 +50,17 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn prepare() {
+/// Where `tests/prepare` has a server, which it installs if it must.
+fn paths(name: &str) -> Result<Vec<PathBuf>, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../prepare");
-    let done = Command::new(&script).arg("test").status();
-    assert!(done.as_ref().is_ok_and(std::process::ExitStatus::success), "{script:?} test: {done:?}");
+    let done = Command::new(&script)
+        .args(["--path", name])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", script.display()))?;
+    if !done.status.success() {
+        return Err(format!("{name} cannot be had: tests/prepare {name} ended with {}", done.status));
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).lines().map(PathBuf::from).collect())
 }

@@ -1,18 +1,16 @@
 //! The real nats-server.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::installed;
-use crate::process::{Process, Program, free_port};
+use super::{Kind, Place, Server, paths};
+use crate::process::Program;
 
 /// Waits for a server. As [`crate::time::eventually`], for futures that are sent to other threads, as those of
 /// [`crate::contract::source::Upstream`] are.
@@ -32,9 +30,23 @@ impl Patience {
     }
 }
 
-/// What a server asks of its clients. The default asks nothing.
+/// Which nats-server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NatsRelease {
+    /// The current one.
+    #[default]
+    Current,
+    /// The oldest that Evoke supports: the one Debian packages.
+    Oldest,
+}
+
+/// What a server is, and what it asks of its clients. The default asks nothing.
 #[derive(Clone, Debug, Default)]
 pub struct NatsConfig {
+    /// Which release it is of.
+    pub release: NatsRelease,
+    /// Whether it keeps streams (JetStream), in its folder.
+    pub jetstream: bool,
     /// The body of the `authorization` section, in the server's own words: `user: u, password: p`.
     pub authorization: Option<String>,
     /// The certificate and key it shows.
@@ -45,14 +57,8 @@ pub struct NatsConfig {
     pub more: String,
 }
 
-/// A nats-server of this test, on loopback. Ended when dropped.
-pub struct NatsServer {
-    process: Process,
-    port: u16,
-    monitor: SocketAddr,
-    tls: bool,
-    _folder: TempDir,
-}
+/// A nats-server of this test.
+pub type NatsServer = Server<NatsConfig>;
 
 /// A subscription the server knows of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,68 +72,10 @@ pub struct Subscription {
 }
 
 impl NatsServer {
-    /// Starts one that asks nothing of its clients.
-    ///
-    /// # Panics
-    /// When it cannot be installed or does not answer.
-    pub async fn start() -> NatsServer {
-        NatsServer::with(NatsConfig::default()).await
-    }
-
-    /// Starts one, and waits until it speaks NATS.
-    ///
-    /// # Panics
-    /// When it cannot be installed or does not answer.
-    pub async fn with(config: NatsConfig) -> NatsServer {
-        let folder = TempDir::new().expect("a temporary folder");
-        let (port, monitor) = (free_port(), free_port());
-        let file = folder.path().join("nats.conf");
-        std::fs::write(&file, written(&config, port, monitor)).expect("a configuration file");
-        let process = started(&file, folder.path());
-        let server = NatsServer {
-            process,
-            port,
-            monitor: SocketAddr::from(([127, 0, 0, 1], monitor)),
-            tls: config.tls.is_some(),
-            _folder: folder,
-        };
-        server.ready().await;
-        server
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// The same as a URL.
+    /// Where it listens, as a URL.
     pub fn url(&self) -> String {
-        let scheme = if self.tls { "tls" } else { "nats" };
-        format!("{scheme}://127.0.0.1:{}", self.port)
-    }
-
-    /// The process, to declare the errors it will log.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    /// Ends it, as an operator does.
-    pub fn terminate(&mut self) {
-        self.process.terminate();
-    }
-
-    /// Ends it, as a crash does.
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it again on the same port, and waits until it speaks NATS.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub async fn start_again(&mut self) {
-        self.process.start_again();
-        self.ready().await;
+        let scheme = if self.kind().tls.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// What its clients are subscribed to, sorted.
@@ -176,24 +124,8 @@ impl NatsServer {
         }
     }
 
-    async fn ready(&self) {
-        let mut patience = Patience::new();
-        while let Err(error) = self.greets().await {
-            patience.wait(|| format!("nats-server does not answer: {error}")).await;
-        }
-    }
-
-    async fn greets(&self) -> std::io::Result<()> {
-        // A NATS server speaks first, also when it will ask for TLS.
-        let mut greeting = [0; 5];
-        let mut stream = TcpStream::connect(self.address()).await?;
-        stream.read_exact(&mut greeting).await?;
-        TcpStream::connect(self.monitor).await?;
-        if &greeting == b"INFO " { Ok(()) } else { Err(std::io::Error::other("it does not speak NATS")) }
-    }
-
     async fn get(&self, path: &str) -> std::io::Result<Value> {
-        let mut stream = TcpStream::connect(self.monitor).await?;
+        let mut stream = TcpStream::connect(self.place().address("monitoring")).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -202,18 +134,53 @@ impl NatsServer {
     }
 }
 
-fn started(file: &Path, folder: &Path) -> Process {
-    Program::new(installed("nats-server"))
-        .argument("-c")
-        .argument(file)
-        .directory(folder)
-        .errors(|line| line.contains("[ERR]") || line.contains("[FTL]"))
-        .start()
+impl Kind for NatsConfig {
+    const NAME: &'static str = "nats";
+
+    fn ports(&self) -> Vec<&'static str> {
+        vec!["clients", "monitoring"]
+    }
+
+    fn program(&self, place: &Place) -> Result<Program, String> {
+        let release = match self.release {
+            NatsRelease::Current => "nats",
+            NatsRelease::Oldest => "nats-oldest",
+        };
+        let server = paths(release)?.remove(0).join("nats-server");
+        let file = place.write("nats.conf", &written(self, place))?;
+        Ok(Program::new(server)
+            .argument("-c")
+            .argument(file)
+            .directory(place.folder())
+            .errors(|line| line.contains("[ERR]") || line.contains("[FTL]")))
+    }
+
+    /// A NATS server speaks first, also when it will ask for TLS; where it asks nothing, it answers a ping.
+    async fn is_ready(&self, place: &Place) -> Result<(), String> {
+        let error = |error: std::io::Error| error.to_string();
+        TcpStream::connect(place.address("monitoring")).await.map_err(error)?;
+        let mut stream = BufReader::new(TcpStream::connect(place.address("clients")).await.map_err(error)?);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.map_err(error)?;
+        let information = line.strip_prefix("INFO ").ok_or_else(|| format!("it says {line:?}"))?;
+        let information: Value = serde_json::from_str(information).map_err(|error| error.to_string())?;
+        if information["tls_required"] == true || information["auth_required"] == true {
+            return Ok(());
+        }
+        stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").await.map_err(error)?;
+        line.clear();
+        stream.read_line(&mut line).await.map_err(error)?;
+        if line == "PONG\r\n" { Ok(()) } else { Err(format!("it answers a ping with {line:?}")) }
+    }
 }
 
 /// The server's configuration file.
-fn written(config: &NatsConfig, port: u16, monitor: u16) -> String {
-    let mut file = format!("host: 127.0.0.1\nport: {port}\nhttp: \"127.0.0.1:{monitor}\"\n");
+fn written(config: &NatsConfig, place: &Place) -> String {
+    let (port, monitor) = (place.port("clients"), place.address("monitoring"));
+    let mut file = format!("host: 127.0.0.1\nport: {port}\nhttp: \"{monitor}\"\n");
+    if config.jetstream {
+        let _ = writeln!(file, "jetstream {{ store_dir: {:?} }}", place.path("jetstream"));
+    }
     if let Some(authorization) = &config.authorization {
         let _ = writeln!(file, "authorization {{ {authorization} }}");
     }
