@@ -12,14 +12,15 @@ use testkit::time::eventually;
 use crate::broker::{SOON, address, evoke, evoke_binary};
 
 /// A demo at work, with a temporary directory of its own to leave things in.
-struct Demo {
+pub(crate) struct Demo {
     process: Process,
-    port: u16,
+    /// The first of its four ports.
+    pub(crate) port: u16,
     temporary: TempDir,
 }
 
 impl Demo {
-    async fn start(arguments: &[&str]) -> Demo {
+    pub(crate) async fn start(arguments: &[&str]) -> Demo {
         let temporary = tempfile::tempdir().unwrap();
         let port = four_ports();
         let process = Program::new(evoke_binary())
@@ -30,6 +31,16 @@ impl Demo {
             .start();
         process.wait_for_line("Stop with Ctrl-C", SOON);
         Demo { process, port, temporary }
+    }
+
+    /// What its terminal shows.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.process.log()
+    }
+
+    /// A directory to be in that goes with it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.temporary.path()
     }
 
     /// The commands it prints, each as a shell would read it.

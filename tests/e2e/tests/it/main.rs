@@ -13,3 +13,5 @@ mod drain;
 mod faults;
 mod layering;
 mod operate;
+mod tour;
+mod transcript;
