@@ -1,5 +1,6 @@
 //! `callbacks`: where results may be posted to.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,11 @@ section! {
         pub deny: Vec<HostRule> = "[]",
         /// The longest one callback may take, such as `30s`; then it is tried again.
         pub timeout: Duration = "30s",
+        /// How many callbacks run at once to one host, so that a slow one does not delay the others. Hosts share 1,024 such
+        /// lanes.
+        pub concurrency: NonZeroU32 = "16",
+        /// How many callbacks run at once, all hosts together. They do not count towards `delivery.max_concurrency`.
+        pub max_concurrency: NonZeroU32 = "128",
         /// A file of PEM certificates to trust besides the system's, for callbacks over HTTPS.
         pub ca_file: Option<PathBuf> = "none",
         /// Signs each callback as Standard Webhooks describes it, when a secret is given.

@@ -18,8 +18,16 @@ pub struct Change {
     pub needs_restart: bool,
 }
 
-/// What is bound or opened once, at start.
-const AT_START_ONLY: [&str; 2] = ["listen.", "store."];
+/// What is bound, opened or sized once, at start: sections, and single keys.
+const AT_START_ONLY: [&str; 7] = [
+    "listen.",
+    "store.",
+    "dedup.",
+    "limits.in_flight",
+    "limits.waiting",
+    "limits.metric_functions",
+    "log.format",
+];
 
 impl Loaded {
     /// What differs in `new`, by key. A secret that changed is a change, though both look the same.

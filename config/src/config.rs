@@ -44,6 +44,7 @@ section! {
         /// Where results may be posted to (`X-Callback-Url`), and how.
         pub callbacks: Callbacks,
         /// How long a repeated idempotency key or a redelivered message is known as one. The first bound reached counts.
+        /// A change needs a restart.
         pub dedup: Dedup,
         /// The bounds of what is taken. At a bound Evoke refuses or waits; nothing accepted is ever dropped.
         pub limits: Limits,

@@ -28,6 +28,11 @@ section! {
         ///
         /// Per function: the annotation `evoke.concurrency`.
         pub concurrency: Concurrency = "adaptive",
+        /// How often Evoke may die while one call runs. A call that was running once more than that becomes a dead letter
+        /// (`interrupted`): it may be what kills Evoke. `0` gives a call up at the first time.
+        ///
+        /// A restart that was asked for (SIGTERM) counts for nothing, and interruptions are not attempts.
+        pub max_interruptions: u32 = "5",
         /// Who receives each dead letter as one more call: a function, or a URL. At most one of the two.
         pub on_dead_letter: Option<DeadLetterTarget>,
     }

@@ -12,8 +12,16 @@ section! {
         /// How much of a function's answer is kept and called back with; the rest is cut off and marked.
         pub response: ByteSize = "10MiB",
         /// How much memory requests, bodies and answers may take while they are handled. Larger bodies go over disk.
+        ///
+        /// A change needs a restart.
         pub in_flight: ByteSize = "64MiB",
         /// How many invocations may wait, be retried or run; beyond it 429, and sources are held back.
+        ///
+        /// A change needs a restart.
         pub waiting: u64 = "10000000",
+        /// How many functions have metrics of their own (the label `function`); those of the rest are summed as `other`.
+        ///
+        /// A change needs a restart.
+        pub metric_functions: u64 = "1000",
     }
 }

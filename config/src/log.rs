@@ -5,7 +5,7 @@ use crate::setting::choice;
 section! {
     /// What is written to standard error.
     pub struct Log {
-        /// `console` for people, `json` for collectors.
+        /// `console` for people, `json` for collectors. A change needs a restart.
         pub format: LogFormat = "console",
         /// The least important lines written: `error`, `warn`, `info`, `debug` or `trace`.
         pub level: Level = "info",

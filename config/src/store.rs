@@ -19,6 +19,9 @@ section! {
     pub struct Embedded {
         /// The data directory. Made when it is missing, with access for its owner only; one process at a time.
         pub path: PathBuf = "./evoke-data",
+        /// How long a second process waits for the data directory, such as `60s`, before it ends with exit code 75. Long
+        /// enough for the one before it to stop (`shutdown.grace`).
+        pub lock_wait: Duration = "60s",
         /// Nothing more is accepted (507) while the disk has less free space than this, such as `1GiB`.
         pub min_free: ByteSize = "1GiB",
         /// Nothing more is accepted (507) when the data directory would exceed this size, such as `20GiB`.

@@ -29,7 +29,7 @@ pub struct EngineSettings {
     pub in_flight: u64,
     /// Whether each settled call writes one `info` line.
     pub log_settled: bool,
-    /// How many functions have label values of their own in metrics.
+    /// How many functions have label values of their own in metrics (`limits.metric_functions`). Fixed at start.
     pub metric_functions: usize,
 }
 
@@ -63,7 +63,7 @@ pub struct DeliverySettings {
     pub concurrency: Concurrency,
     /// Who is told of dead letters.
     pub on_dead_letter: Option<OnDeadLetter>,
-    /// How often the broker may die during one call before the call is given up.
+    /// How often the broker may die during one call before the call is given up (`delivery.max_interruptions`).
     pub interruptions: u32,
 }
 
@@ -80,9 +80,9 @@ pub struct CallbackSettings {
     pub ca_file: Option<PathBuf>,
     /// The secret callbacks are signed with (Standard Webhooks); read at each callback, as it may change.
     pub sign: Option<SecretSource>,
-    /// Deliveries at once to the hosts of one callback lane.
+    /// Deliveries at once to the hosts of one callback lane (`callbacks.concurrency`).
     pub per_lane: NonZeroU32,
-    /// Callback deliveries at once, all together.
+    /// Callback deliveries at once, all together (`callbacks.max_concurrency`).
     pub max_concurrency: NonZeroU32,
     /// Our own listeners, filled in once they are bound: nothing but their `/async-function/` is called.
     pub own_listeners: Vec<SocketAddr>,
@@ -103,7 +103,6 @@ impl EngineSettings {
     /// What a configuration means for the engine.
     pub fn from_config(config: &Config) -> Self {
         let (gateway, delivery, callbacks) = (&config.gateway, &config.delivery, &config.callbacks);
-        let defaults = EngineSettings::default();
         EngineSettings {
             gateway: GatewaySettings {
                 url: gateway.url.as_url().clone(),
@@ -143,7 +142,7 @@ impl EngineSettings {
                         OnDeadLetter::Url(url.as_url().as_str().into())
                     }
                 }),
-                interruptions: defaults.delivery.interruptions,
+                interruptions: delivery.max_interruptions,
             },
             callbacks: CallbackSettings {
                 allow: callbacks.allow.clone(),
@@ -151,18 +150,19 @@ impl EngineSettings {
                 timeout: callbacks.timeout,
                 ca_file: callbacks.ca_file.clone(),
                 sign: callbacks.sign.as_ref().map(|signing| signing.secret.clone()),
+                per_lane: callbacks.concurrency,
+                max_concurrency: callbacks.max_concurrency,
                 own_listeners: vec![config.listen.http, config.listen.metrics],
-                ..defaults.callbacks
             },
             intake: IntakeSettings {
                 body_limit: config.limits.body.bytes(),
                 unmatched: config.unmatched,
-                ..defaults.intake
+                cloud_events: true,
             },
             response_limit: config.limits.response.bytes(),
             in_flight: config.limits.in_flight.bytes(),
             log_settled: config.log.calls,
-            ..defaults
+            metric_functions: usize::try_from(config.limits.metric_functions).unwrap_or(usize::MAX),
         }
     }
 }
@@ -212,4 +212,52 @@ impl Default for EngineSettings {
 
 fn nonzero(n: u32) -> NonZeroU32 {
     NonZeroU32::new(n).expect("called with literals above zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use broker_config::{File, Inputs, load};
+
+    use super::*;
+
+    fn of(yaml: &str) -> EngineSettings {
+        let name = Path::new("evoke.yaml");
+        let inputs = Inputs { file: Some(File { name, text: yaml }), ..Inputs::default() };
+        EngineSettings::from_config(&load(&inputs).expect("a right configuration").config)
+    }
+
+    #[test]
+    fn the_built_in_configuration_is_the_default() {
+        let mut built_in = of("");
+        // Which addresses are ours is known only once they are bound.
+        built_in.callbacks.own_listeners.clear();
+
+        assert_eq!(format!("{built_in:?}"), format!("{:?}", EngineSettings::default()));
+    }
+
+    #[test]
+    fn every_bound_of_the_configuration_arrives() {
+        let settings = of("\
+delivery: { max_interruptions: 0, max_concurrency: 3, concurrency: 4 }
+callbacks: { concurrency: 5, max_concurrency: 6, timeout: 7s }
+limits: { body: 8B, response: 9B, headers: 10B, in_flight: 1MiB, metric_functions: 11 }
+unmatched: hold
+log: { calls: false }
+");
+
+        let (delivery, callbacks) = (&settings.delivery, &settings.callbacks);
+        assert_eq!((delivery.interruptions, delivery.max_concurrency.get()), (0, 3));
+        assert_eq!(delivery.concurrency, Concurrency::Fixed(nonzero(4)));
+        assert_eq!((callbacks.per_lane.get(), callbacks.max_concurrency.get()), (5, 6));
+        assert_eq!(callbacks.timeout, Duration::from_secs(7));
+        assert_eq!(
+            (settings.intake.body_limit, settings.response_limit, settings.in_flight),
+            (8, 9, 1 << 20)
+        );
+        assert_eq!(settings.metric_functions, 11);
+        assert_eq!(settings.intake.unmatched, Unmatched::Hold);
+        assert!(!settings.log_settled);
+    }
 }

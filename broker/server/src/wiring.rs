@@ -23,6 +23,7 @@ pub(crate) fn store_options(config: &Config) -> Options {
     let keys = usize::try_from(config.dedup.keys).unwrap_or(usize::MAX);
     Options {
         min_free: embedded.min_free.bytes(),
+        lock_wait: embedded.lock_wait,
         max_bytes: embedded.max_bytes.map(|bytes| bytes.bytes()),
         waiting: config.limits.waiting,
         retention: Retention {

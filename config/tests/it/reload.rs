@@ -39,6 +39,25 @@ fn addresses_and_the_store_need_a_restart() {
 }
 
 #[test]
+fn what_is_sized_once_needs_a_restart() {
+    let to = "dedup: { keys: 5 }\nlimits: { in_flight: 8MiB, waiting: 7, metric_functions: 3, body: 1MiB }\n\
+              log: { format: json, level: warn }";
+    let at_start: Vec<(String, bool)> =
+        changes("", to).into_iter().map(|change| (change.key, change.needs_restart)).collect();
+
+    let expected = [
+        ("dedup.keys", true),
+        ("limits.body", false),
+        ("limits.in_flight", true),
+        ("limits.metric_functions", true),
+        ("limits.waiting", true),
+        ("log.format", true),
+        ("log.level", false),
+    ];
+    assert_eq!(at_start, expected.map(|(key, needs_restart)| (key.to_owned(), needs_restart)));
+}
+
+#[test]
 fn sources_come_and_go() {
     assert_eq!(
         changes(

@@ -63,6 +63,7 @@ fn every_built_in_default_is_the_one_of_the_interfaces() {
     assert!(config.gateway.credentials.is_none());
     let embedded = &config.store.embedded;
     assert_eq!(embedded.path, Path::new("./evoke-data"));
+    assert_eq!(embedded.lock_wait, Duration::from_secs(60));
     assert_eq!(embedded.min_free.bytes(), 1 << 30);
     assert_eq!(embedded.max_bytes, None);
     assert_eq!(embedded.retention.completed.age, Duration::from_secs(3_600));
@@ -79,6 +80,7 @@ fn every_built_in_default_is_the_one_of_the_interfaces() {
     assert_eq!((delivery.timeout, delivery.max_age), (None, None));
     assert_eq!(delivery.max_concurrency.get(), 256);
     assert_eq!(delivery.concurrency, Concurrency::Adaptive);
+    assert_eq!(delivery.max_interruptions, 5);
     assert_eq!(delivery.on_dead_letter, None);
     assert!(config.sources.is_empty());
     assert_eq!(config.unmatched, Unmatched::Ack);
@@ -87,6 +89,7 @@ fn every_built_in_default_is_the_one_of_the_interfaces() {
     assert_eq!(config.front.body_over_limit, BodyOverLimit::ContentTooLarge);
     assert!(config.callbacks.allow.is_empty() && config.callbacks.deny.is_empty());
     assert_eq!(config.callbacks.timeout, Duration::from_secs(30));
+    assert_eq!((config.callbacks.concurrency.get(), config.callbacks.max_concurrency.get()), (16, 128));
     assert!(config.callbacks.ca_file.is_none() && config.callbacks.sign.is_none());
     assert_eq!(config.dedup.window, Duration::from_secs(3_600));
     assert_eq!(config.dedup.keys, 1_000_000);
@@ -95,6 +98,7 @@ fn every_built_in_default_is_the_one_of_the_interfaces() {
     assert_eq!(config.limits.response.bytes(), 10 << 20);
     assert_eq!(config.limits.in_flight.bytes(), 64 << 20);
     assert_eq!(config.limits.waiting, 10_000_000);
+    assert_eq!(config.limits.metric_functions, 1_000);
     assert_eq!(config.shutdown.grace, Duration::from_secs(25));
     assert_eq!(config.log.format, LogFormat::Console);
     assert_eq!(config.log.level, Level::Info);
@@ -119,6 +123,10 @@ fn a_file_can_set_every_key() {
     assert_eq!(config.delivery.timeout, Some(Duration::from_secs(300)));
     assert_eq!(config.delivery.concurrency, Concurrency::Fixed(eight));
     assert_eq!(config.delivery.on_dead_letter, Some(DeadLetterTarget::Function("alarm.ops".into())));
+    assert_eq!(config.delivery.max_interruptions, 0);
+    assert_eq!((config.callbacks.concurrency, config.callbacks.max_concurrency.get()), (eight, 64));
+    assert_eq!(config.store.embedded.lock_wait, Duration::from_secs(5));
+    assert_eq!(config.limits.metric_functions, 20);
     assert_eq!(config.delivery.retry.attempts, 0);
     assert_eq!(config.delivery.retry.min_wait, Duration::ZERO);
     assert_eq!(config.delivery.retry.max_wait, Duration::from_secs(90));
