@@ -99,7 +99,8 @@ pub enum Settlement {
         /// What follows, accepted in the same durable step (a callback).
         then: Vec<Acceptance>,
     },
-    /// It is tried again after `wait`, measured on the monotonic clock while this process lives.
+    /// It is tried again after `wait`, measured on the monotonic clock while this process lives. It then stands behind
+    /// those of its lane that wait for nothing but their turn, so that the probes of a failing lane go round.
     Retry {
         /// The attempt that counts.
         attempt: Attempt,

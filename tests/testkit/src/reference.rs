@@ -59,6 +59,7 @@ struct Disk {
     refusal: Option<StoreError>,
     accepted: u64,
     leases: u64,
+    joined: u64,
     deaths: u64,
     commits: u64,
     calls: BTreeMap<u64, Call>,
@@ -75,8 +76,7 @@ struct Disk {
 }
 
 struct Call {
-    /// Its place in its lane; smaller is sooner.
-    place: i64,
+    place: Place,
     /// It was leased, held back by a due time or redriven: its place says nothing about its age any more.
     moved: bool,
     invocation: Invocation,
@@ -86,6 +86,17 @@ struct Call {
     /// It has not run since it was interrupted: what it waits is counted from the last recovery.
     resting: bool,
     ended_at: Option<Timestamp>,
+}
+
+/// Where a call stands in its lane; smaller is sooner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Below zero for what was given back to the head of its lane; the less, the later it was.
+    head: i64,
+    /// When it joined the others: at acceptance, or when the wait of its retry is over.
+    since: Duration,
+    /// Tells apart what joined at one moment.
+    nth: u64,
 }
 
 enum Standing {
@@ -329,7 +340,7 @@ impl ReferenceStore {
 impl Disk {
     /// The calls of a lane that may run now, in lane order.
     fn may_run(&self, lane: &Lane, clock: &dyn Clock) -> Vec<u64> {
-        let mut ready: Vec<(i64, u64)> = self
+        let mut ready: Vec<(Place, u64)> = self
             .held
             .iter()
             .map(|number| (number, &self.calls[number]))
@@ -377,7 +388,7 @@ impl Disk {
     }
 
     fn take(&mut self, acceptance: Acceptance, clock: &dyn Clock) -> Vec<InvocationId> {
-        let now = clock.now();
+        let (now, since) = (clock.now(), clock.monotonic());
         let Acceptance { origin, headers, body, drafts, dedup } = acceptance;
         let mut ids = Vec::with_capacity(drafts.len());
         for Draft { lane, target, call_id, due, max_age } in drafts {
@@ -400,7 +411,7 @@ impl Disk {
             };
             let gate = due.filter(|due| *due > now).map_or(Gate::Open, Gate::Due);
             let call = Call {
-                place: i64::try_from(number).unwrap_or(i64::MAX),
+                place: self.last_place(since),
                 moved: !matches!(gate, Gate::Open),
                 invocation,
                 standing: Standing::Waiting(gate),
@@ -420,6 +431,12 @@ impl Disk {
             self.keys.insert((key.scope, key.key), remembered);
         }
         ids
+    }
+
+    /// Behind whatever joined until then.
+    fn last_place(&mut self, since: Duration) -> Place {
+        self.joined += 1;
+        Place { head: 0, since, nth: self.joined }
     }
 
     fn end(&mut self, number: u64, standing: Standing, now: Timestamp) {
@@ -569,6 +586,10 @@ impl InvocationQueue for ReferenceStore {
             .filter(|call| call.invocation.lane == lane)
             .map(|call| call.place)
             .min();
+        let last_place = match &settlement {
+            Settlement::Retry { wait, .. } => Some(disk.last_place(clock.monotonic() + *wait)),
+            _ => None,
+        };
         let call = disk.calls.get_mut(&number).expect("found a moment ago under the same lock");
         let follows = match settlement {
             Settlement::Completed { attempt, then } => {
@@ -579,12 +600,13 @@ impl InvocationQueue for ReferenceStore {
             Settlement::Retry { attempt, wait } => {
                 call.attempts.push(attempt);
                 call.standing = Standing::Waiting(Gate::retry(wait, clock));
+                call.place = last_place.unwrap_or(call.place);
                 Vec::new()
             }
             Settlement::Released { wait } => {
                 call.standing = Standing::Waiting(Gate::retry(wait, clock));
                 if let (true, Some(first)) = (wait.is_zero(), first_place) {
-                    call.place = call.place.min(first - 1);
+                    call.place = call.place.min(Place { head: first.head - 1, ..first });
                 }
                 Vec::new()
             }

@@ -219,6 +219,20 @@ async fn a_function_that_never_answers_ends_at_its_timeout_as_one_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gateway_that_drops_the_connection_after_a_minute_is_one_attempt_each_time() {
+    let script = Script::in_turn([|| Reply::dropped().after(secs(60)), || Reply::status(200)]);
+    script.deploy("env", &[]);
+    let broker = start(&script).await;
+
+    let id = broker.call("env").await;
+    let record = broker.reaches(id, State::Completed).await;
+
+    assert_eq!((record.attempts.len(), script.count()), (2, 2));
+    assert_eq!(script.gaps(), [70], "its minute, and the wait before the first retry");
+    assert!(broker.engine.functions().gateway_down().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_over_the_limit_is_cut_and_says_so() {
     let script = Script::new(|_| Reply::status(200).body("0123456789").body("abcdefghij").body("never read"));
     script.deploy("env", &[]);
@@ -332,6 +346,29 @@ async fn a_lane_whose_calls_all_fail_sends_one_probe_at_a_time() {
 
     assert_eq!(reason.map(broker_engine::WaitingReason::as_str), Some("failing"));
     assert!(script.count() < 150, "{} calls", script.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_probes_of_a_failing_lane_go_round_its_calls() {
+    let script = Script::new(|_| Reply::status(500));
+    script.deploy("env", &[("evoke.concurrency", "4"), ("com.openfaas.retry.max_wait", "60s")]);
+    let broker = start(&script).await;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        ids.push(broker.call("env").await);
+    }
+
+    // Twenty failures trip it; an hour of one probe a minute is two rounds of all thirty.
+    eventually(LONG, "the lane to be spared", async || script.count() >= 20).await;
+    tokio::time::sleep(secs(3600)).await;
+
+    let mut attempts = Vec::new();
+    for id in &ids {
+        attempts.push(broker.find(*id).await.attempts.len());
+    }
+    let (fewest, most) = (attempts.iter().min().unwrap(), attempts.iter().max().unwrap());
+    assert!(*fewest >= 2 && most - fewest <= 1, "attempts of each: {attempts:?}");
+    assert_eq!(script.running.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -156,6 +156,7 @@ rules! {
         waiting:
             a_retry_is_not_early
             waits_end_in_the_order_of_their_ends
+            a_retried_call_comes_back_behind_the_others
             a_released_call_waits_as_told
             jumps_of_the_wall_clock_leave_retries_alone
             a_retry_waits_on_over_a_reopening

@@ -36,6 +36,7 @@ enum Fault {
     LosesTheLastAcceptanceInAKill,
     RetriesEarly,
     RetriesByTheWallClock,
+    RetriesTheOldestFirst,
     DueByTheMonotonicClock,
     GivesTheNewestFirst,
     GivesOneCallTwice,
@@ -209,6 +210,18 @@ impl InvocationQueue for BrokenStore {
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
+        if self.breaks(Fault::RetriesTheOldestFirst) {
+            let mut given = Vec::new();
+            for (lane, n) in wanted {
+                let mut all = self.inner.lease(&[(lane.clone(), 1000)]).await?;
+                all.sort_by_key(|delivery| delivery.lease.id);
+                for delivery in all.split_off(all.len().min(*n)).into_iter().rev() {
+                    self.inner.settle(delivery.lease, Settlement::Released { wait: Duration::ZERO }).await?;
+                }
+                given.extend(all);
+            }
+            return Ok(given);
+        }
         let mut given = self.inner.lease(wanted).await?;
         if self.breaks(Fault::GivesTheNewestFirst) {
             given.reverse();
@@ -479,6 +492,8 @@ faults! {
         a_retry_is_not_early a_retry_waits_on_over_a_reopening, and stories_find;
     a_store_that_retries_by_the_wall_clock_is_found: RetriesByTheWallClock, found by
         jumps_of_the_wall_clock_leave_retries_alone, and stories_find;
+    a_store_that_retries_the_oldest_first_is_found: RetriesTheOldestFirst, found by
+        a_retried_call_comes_back_behind_the_others;
     a_store_that_is_deaf_to_jumps_of_the_wall_clock_is_found: DueByTheMonotonicClock, found by
         due_times_follow_the_wall_clock_ahead due_times_follow_the_wall_clock_back
         a_wait_that_ended_while_closed_is_over, and stories_find;

@@ -47,6 +47,24 @@ pub(crate) async fn waits_end_in_the_order_of_their_ends<E: Engine>() {
     }
 }
 
+pub(crate) async fn a_retried_call_comes_back_behind_the_others<E: Engine>() {
+    let bench = Bench::<E>::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(bench.accept_one(&lane("a")).await);
+    }
+
+    // Each in turn, for as often as it takes, though the oldest could run again before the next one runs.
+    for round in 0..3 {
+        for id in &ids {
+            let delivery = bench.lease_one(&lane("a")).await;
+            assert_eq!(delivery.lease.id, *id, "round {round}");
+            bench.settle(&delivery, calls::retry(round + 1, Duration::from_secs(10))).await;
+            bench.pass(Duration::from_secs(10) + SLACK).await;
+        }
+    }
+}
+
 pub(crate) async fn a_released_call_waits_as_told<E: Engine>() {
     let bench = Bench::<E>::new().await;
     let delivery = bench.delivering(&lane("a")).await;
