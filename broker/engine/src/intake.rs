@@ -14,9 +14,9 @@ use broker_model::event::DedupKey;
 use broker_model::intake::Quarantined;
 use broker_model::invocation::FunctionCall;
 use broker_model::{
-    Acceptance, Accepted, Body, BodyReader, CallId, Clock, Draft, Event, EventSink, Fingerprint,
+    Acceptance, Accepted, Attempt, Body, BodyReader, CallId, Clock, Draft, Event, EventSink, Fingerprint,
     FunctionName, Headers, InvocationId, InvocationQueue, Lane, LaneTarget, Ledger, Origin, QueueName,
-    Reason, Receipt, Refusal, State, StoreError, Target, Timestamp,
+    Reason, Receipt, Record, Refusal, State, StoreError, Target, Timestamp,
 };
 
 use crate::dispatch::Live;
@@ -76,18 +76,40 @@ pub struct Submitted {
 }
 
 /// How a call ended, for whoever waited.
+///
+/// It is the function's answer whole, except for a caller that came after that answer had begun: then nobody had asked
+/// for more than what attempts keep, which is the first 1 KiB. A repeat that comes after the end is answered from the
+/// ledger, which keeps the status and that beginning, and no header fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinalAnswer {
     /// `Completed`, `Dead` or `Cancelled`.
     pub state: State,
     /// The function's status; `None` when no answer came.
     pub status: Option<u16>,
-    /// The function's header fields, without those of one hop.
+    /// The function's header fields, without those of one hop; none from the ledger.
     pub headers: Headers,
-    /// The function's body, at most `limits.response`.
+    /// The function's body, at most `limits.response`, or what is known of it.
     pub body: Bytes,
-    /// Whether the body was cut there.
+    /// Whether the body was cut, or may have been.
     pub truncated: bool,
+}
+
+impl FinalAnswer {
+    /// What the ledger knows of how a call ended; `None` while it has not.
+    fn of_record(record: &Record) -> Option<FinalAnswer> {
+        record.ended_at?;
+        let last = record.final_attempt();
+        let status = last.and_then(|attempt| attempt.outcome.status());
+        let body =
+            last.filter(|_| status.is_some()).map(|attempt| attempt.excerpt.clone()).unwrap_or_default();
+        Some(FinalAnswer {
+            state: record.state,
+            status,
+            headers: Headers::new(),
+            truncated: body.len() >= Attempt::EXCERPT,
+            body,
+        })
+    }
 }
 
 /// Why a call was not taken. Nothing was accepted.
@@ -232,12 +254,15 @@ impl Intake {
         if !duplicate {
             parts.metrics.submitted(&queue, 1);
         }
-        let outcome = match arrival {
-            Some((limit, arrival)) if first.as_ref().is_none_or(|first| first.ended_at.is_none()) => {
-                wait(arrival.wait_for(id), limit).await
-            }
-            // A repeat of a call that has ended: its answer is no longer at hand, its outcome can be asked for by id.
-            _ => None,
+        let outcome = match (arrival, &first) {
+            (None, _) => None,
+            (Some((limit, arrival)), None) if !duplicate => wait(arrival.wait_for(id), limit).await,
+            // A repeat of a call that is past its retention: that it ended is all that is known.
+            (Some(_), None) => None,
+            (Some((limit, arrival)), Some(first)) => match FinalAnswer::of_record(first) {
+                Some(answer) => Some(answer),
+                None => wait(arrival.wait_for(id), limit).await,
+            },
         };
         let (call_id, start_time) = match first {
             Some(first) => {

@@ -66,6 +66,18 @@ impl Reason {
         Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
+    /// Whether its last attempt is why it is dead, and not its age, its interruptions or what became of its record.
+    pub fn is_an_attempts(self) -> bool {
+        matches!(
+            self,
+            Reason::Exhausted
+                | Reason::Rejected
+                | Reason::FunctionMissing
+                | Reason::Asked
+                | Reason::CallbackDenied
+        )
+    }
+
     /// Whether there is something left to run.
     pub fn is_redrivable(self) -> bool {
         !matches!(self, Reason::Undecodable | Reason::Damaged | Reason::LostUpstream)

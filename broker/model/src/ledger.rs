@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::attempt::AttemptHistory;
+use crate::attempt::{Attempt, AttemptHistory};
 use crate::clock::Timestamp;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::id::InvocationId;
@@ -61,6 +61,19 @@ pub struct Record {
     pub ended_at: Option<Timestamp>,
     /// How it died, when it did.
     pub dead_letter: Option<DeadLetter>,
+}
+
+impl Record {
+    /// The attempt that decided how it ended; `None` while it has not, and where something else ended it: a cancel, its
+    /// age, its interruptions, a body that cannot be read.
+    pub fn final_attempt(&self) -> Option<&Attempt> {
+        let decided = match (self.state, &self.dead_letter) {
+            (State::Completed, _) => true,
+            (State::Dead, Some(letter)) => letter.reason.is_an_attempts(),
+            _ => false,
+        };
+        self.attempts.latest().filter(|_| decided)
+    }
 }
 
 /// What a list is limited to; every field narrows it.

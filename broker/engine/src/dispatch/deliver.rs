@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
 use tracing::{debug, error, info, warn};
@@ -104,7 +105,7 @@ impl Delivering {
         };
         let wanted = Wanted {
             by_callback: call.callback_url.is_some(),
-            by_waiter: shared.waiting.may_want(invocation.id),
+            by_waiter: Some((shared.waiting.clone(), invocation.id)),
         };
         let mut sink = AnswerSink::new(
             wanted,
@@ -169,7 +170,7 @@ impl Delivering {
 
     async fn tell(&mut self, live: &Live, call: CallbackCall) -> Judged {
         let shared = self.shared.clone();
-        let wanted = Wanted { by_callback: false, by_waiter: false };
+        let wanted = Wanted { by_callback: false, by_waiter: None };
         let mut sink = AnswerSink::new(
             wanted,
             live.settings.response_limit,
@@ -401,13 +402,19 @@ impl Exchanged {
 
 impl End {
     fn answer(&self) -> FinalAnswer {
-        let kept = self.kept.as_ref();
+        // Without a whole answer there is no body: a beginning would pass for the result.
+        let (body, truncated) = match self.kept.as_ref().filter(|_| self.status.is_some()) {
+            Some(Kept { for_waiter: Some(body), truncated, .. }) => (body.clone(), *truncated),
+            // A caller that came when the answer had begun gets what is known of it.
+            Some(kept) => (kept.excerpt.clone(), !kept.excerpt_is_all),
+            None => (Bytes::new(), false),
+        };
         FinalAnswer {
             state: self.state,
             status: self.status,
             headers: self.headers.as_ref().map_or_else(Headers::new, headers::of_answer),
-            body: kept.map(|kept| kept.for_waiter.clone()).unwrap_or_default(),
-            truncated: kept.is_some_and(|kept| kept.truncated),
+            body,
+            truncated,
         }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use broker_model::{Attempt, Body, BodyReader, Spool, StoreError};
+use broker_model::{Attempt, Body, BodyReader, InvocationId, Spool, StoreError};
 
 use crate::budget::{Budget, Permit};
+use crate::waiting::Waiting;
 
 /// Whether more of an answer is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +19,18 @@ pub enum Flow {
 }
 
 /// Who will want the answer's body after it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
     /// A callback tells it.
     pub(crate) by_callback: bool,
-    /// A caller waits for it.
-    pub(crate) by_waiter: bool,
+    /// Where callers wait for the call's end, and which call it is; asked when the answer begins.
+    pub(crate) by_waiter: Option<(Arc<Waiting>, InvocationId)>,
+}
+
+impl Wanted {
+    fn somebody_waits(&self) -> bool {
+        self.by_waiter.as_ref().is_some_and(|(waiting, id)| waiting.may_want(*id))
+    }
 }
 
 /// Takes an answer's body as it comes.
@@ -32,6 +39,8 @@ pub(crate) struct Wanted {
 /// the byte budget has room, beyond that in a spool of the store; at most `limits.response` of it.
 pub struct AnswerSink {
     wanted: Wanted,
+    /// Somebody waited when the answer began: all of it stays in memory.
+    for_waiter: bool,
     limit: u64,
     seen: u64,
     truncated: bool,
@@ -51,10 +60,12 @@ pub(crate) struct Kept {
     pub(crate) excerpt: Bytes,
     /// The body for a callback; empty unless one wants it.
     pub(crate) body: Body,
-    /// The body for a waiting caller; empty unless one waits.
-    pub(crate) for_waiter: Bytes,
+    /// The body for a waiting caller; `None` where nobody waited when it began, and it was too long to be kept anyway.
+    pub(crate) for_waiter: Option<Bytes>,
     /// Whether it was cut.
     pub(crate) truncated: bool,
+    /// Whether the excerpt is all of it.
+    pub(crate) excerpt_is_all: bool,
     /// Holds the budget's share for as long as the bytes are held.
     _permits: Vec<Permit>,
 }
@@ -66,6 +77,7 @@ impl AnswerSink {
     pub(crate) fn new(wanted: Wanted, limit: u64, budget: Budget, bodies: Arc<dyn BodyReader>) -> Self {
         AnswerSink {
             wanted,
+            for_waiter: false,
             limit,
             seen: 0,
             truncated: false,
@@ -90,6 +102,7 @@ impl AnswerSink {
         if self.seen == 0 {
             // Nearly every answer is one piece: it is kept as it came, without a copy.
             self.first = chunk.clone();
+            self.for_waiter = self.wanted.somebody_waits();
         } else if self.seen < Attempt::EXCERPT as u64 {
             if self.excerpt.is_empty() {
                 self.excerpt.extend_from_slice(&self.first);
@@ -99,7 +112,7 @@ impl AnswerSink {
         }
         let before = self.seen;
         self.seen += chunk.len() as u64;
-        if !chunk.is_empty() && (self.wanted.by_callback || self.wanted.by_waiter) {
+        if !chunk.is_empty() && (self.wanted.by_callback || self.for_waiter) {
             self.keep(before, chunk).await;
         }
         if self.truncated { Flow::Enough } else { Flow::More }
@@ -112,7 +125,7 @@ impl AnswerSink {
         if to_spool {
             self.spool(before, &chunk).await;
         }
-        if self.wanted.by_waiter || !to_spool {
+        if self.for_waiter || !to_spool {
             if before > 0 {
                 let first = &self.first;
                 self.memory.get_or_insert_with(|| BytesMut::from(&first[..])).extend_from_slice(&chunk);
@@ -132,7 +145,7 @@ impl AnswerSink {
                     spool.write(self.held()).await?;
                 }
                 self.spool = Some(spool);
-                if !self.wanted.by_waiter {
+                if !self.for_waiter {
                     self.memory = None;
                     self.permits.clear();
                 }
@@ -153,7 +166,7 @@ impl AnswerSink {
         match self.memory.take() {
             Some(memory) => {
                 let held = memory.freeze();
-                if self.wanted.by_waiter {
+                if self.for_waiter {
                     self.memory = Some(BytesMut::from(&held[..]));
                 }
                 held
@@ -177,9 +190,12 @@ impl AnswerSink {
     /// Ends the body. What could not be spooled is cut, and said so: an answer is never a reason to lose a result.
     pub(crate) async fn finish(mut self) -> Kept {
         let excerpt = self.excerpt();
+        // Of one piece nothing was given up: whoever came to wait meanwhile has it as well.
+        let for_waiter =
+            self.for_waiter || (self.seen == self.first.len() as u64 && self.wanted.somebody_waits());
         let in_memory = match self.memory.take() {
             Some(memory) => memory.freeze(),
-            None if self.wanted.by_callback || self.wanted.by_waiter => self.first.clone(),
+            None if self.wanted.by_callback || for_waiter => self.first.clone(),
             None => Bytes::new(),
         };
         let spooled = match (self.spool.take(), &self.failed) {
@@ -199,8 +215,9 @@ impl AnswerSink {
         Kept {
             excerpt,
             body,
-            for_waiter: if self.wanted.by_waiter { in_memory } else { Bytes::new() },
+            for_waiter: for_waiter.then_some(in_memory),
             truncated: self.truncated,
+            excerpt_is_all: self.seen <= Attempt::EXCERPT as u64,
             _permits: self.permits,
         }
     }

@@ -191,6 +191,92 @@ async fn a_caller_waits_over_retries_and_no_longer_than_it_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeat_that_waits_is_answered_with_what_is_kept_of_the_first_ones_end() {
+    let script = Script::new(|seen| match seen.path.as_str() {
+        "/function/fails/" => Reply::status(422).body("no"),
+        "/function/long/" => Reply::status(200).header("content-type", "text/plain").body(vec![b'x'; 5000]),
+        _ => Reply::status(201).body("done"),
+    });
+    for name in ["env", "fails", "long", "late"] {
+        script.deploy(name, &[]);
+    }
+    let broker = start(&script).await;
+    let wishes = |call: &mut broker_engine::Submission| {
+        call.idempotency_key = Some("k".into());
+        call.wait = Some(secs(60));
+    };
+
+    for (name, state, status, kept, cut) in [
+        ("env", State::Completed, 201, 4, false),
+        ("fails", State::Dead, 422, 2, false),
+        ("long", State::Completed, 200, 1024, true),
+    ] {
+        let first = broker.try_submit(name, wishes).await.unwrap();
+        let whole = first.outcome.expect("it ended in time");
+        let began = tokio::time::Instant::now();
+        let again = broker.try_submit(name, wishes).await.unwrap();
+        let answer = again.outcome.expect("it has ended");
+
+        assert!(again.duplicate && again.id == first.id);
+        assert_eq!((answer.state, answer.status), (state, Some(status)), "{name}");
+        assert_eq!((whole.state, whole.status), (state, Some(status)), "{name}");
+        assert_eq!((answer.body.len(), answer.truncated), (kept, cut), "{name}");
+        assert!(whole.body.starts_with(&answer.body) && !whole.truncated, "{name}");
+        assert_eq!(began.elapsed(), secs(0), "{name}");
+    }
+
+    // What ended without an answer has none, whatever an attempt before it was told.
+    let cancelled = broker.try_submit("late", |call| {
+        call.idempotency_key = Some("k".into());
+        call.due = Some(broker_model::Clock::now(&*broker.clock) + secs(600));
+    });
+    let id = cancelled.await.unwrap().id;
+    broker.engine.control().cancel(id).await.unwrap();
+    let answer = broker.try_submit("late", wishes).await.unwrap().outcome.expect("it has ended");
+    assert_eq!((answer.state, answer.status, answer.body.len()), (State::Cancelled, None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_comes_while_the_first_one_runs_has_its_answer() {
+    let script = Script::new(|seen| {
+        let reply = Reply::status(200).after(secs(30)).body("done");
+        // In more than one piece.
+        if seen.path.contains("long") { reply.body(vec![b'x'; 4996]) } else { reply }
+    });
+    for name in ["env", "long"] {
+        script.deploy(name, &[]);
+    }
+    let broker = start(&script).await;
+    for (name, length) in [("env", 4), ("long", 5000)] {
+        let key = |call: &mut broker_engine::Submission| call.idempotency_key = Some("k".into());
+        let first = broker.try_submit(name, key).await.unwrap();
+        eventually(LONG, "it to run", async || script.running.load(Ordering::SeqCst) == 1).await;
+
+        let again = broker.try_submit(name, |call| {
+            key(call);
+            call.wait = Some(secs(60));
+        });
+        let again = again.await.unwrap();
+
+        let answer = again.outcome.expect("it ended in time");
+        assert_eq!((again.id, answer.status), (first.id, Some(200)));
+        assert_eq!((answer.body.len(), answer.truncated), (length, false), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_broke_off_is_no_body_for_whoever_waits() {
+    let script = Script::new(|_| Reply::dropped().body("the beginning"));
+    script.deploy("env", &[("com.openfaas.retry.attempts", "0")]);
+    let broker = start(&script).await;
+
+    let waited = broker.try_submit("env", |call| call.wait = Some(secs(60))).await.unwrap();
+
+    let answer = waited.outcome.unwrap();
+    assert_eq!((answer.state, answer.status, answer.body.len()), (State::Dead, None, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiting_caller_hears_of_a_cancel_and_of_a_death() {
     let script = Script::new(|seen| {
         if seen.path.contains("dies") {
