@@ -49,9 +49,10 @@ pub(crate) enum NotTried {
 
 impl Callbacks {
     pub(crate) fn new(settings: &CallbackSettings, tasks: TaskTracker) -> Result<Self, EngineError> {
-        let tls = tls::client_config("callbacks.ca_file", settings.ca_file.as_deref())?;
+        const CA_FILE: &str = "callbacks.ca_file";
+        let tls = tls::client_config(CA_FILE, settings.ca_file.as_deref())?;
         Ok(Callbacks {
-            client: Client::new(tls, None, tasks),
+            client: Client::new(tls, CA_FILE, None, tasks),
             targets: Targets {
                 allow: settings.allow.clone(),
                 deny: settings.deny.clone(),

@@ -223,6 +223,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Client {
     tls: Arc<ClientConfig>,
+    /// The key of the certificates it trusts, for those it does not.
+    ca_file: &'static str,
     proxy: Option<Proxy>,
     pools: Arc<Mutex<HashMap<Origin, Arc<Pool>>>>,
     tasks: TaskTracker,
@@ -235,15 +237,20 @@ struct Proxy {
 }
 
 impl Client {
-    /// A client whose connections run on `tasks`. It closes idle connections for as long as it lives.
-    pub fn new(tls: Arc<ClientConfig>, proxy: Option<&Url>, tasks: TaskTracker) -> Self {
+    /// A client whose connections run on `tasks`; `ca_file` is the key that says whom it trusts. It closes idle connections for as long as it lives.
+    pub fn new(
+        tls: Arc<ClientConfig>,
+        ca_file: &'static str,
+        proxy: Option<&Url>,
+        tasks: TaskTracker,
+    ) -> Self {
         let pools: Arc<Mutex<HashMap<Origin, Arc<Pool>>>> = Arc::default();
         tasks.spawn(sweep(Arc::downgrade(&pools)));
         let proxy = proxy.map(|url| Proxy {
             origin: Origin::of(url),
             authorization: super::headers::basic_authorization(url),
         });
-        Client { tls, proxy, pools, tasks }
+        Client { tls, ca_file, proxy, pools, tasks }
     }
 
     /// The pool of a server, made when it is new.
@@ -352,7 +359,8 @@ impl Client {
         match tokio::time::timeout(CONNECT, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                Err(SendFailure::Unreachable(format!("tls with {}: {error}", origin.authority()).into()))
+                let why = format!("tls with {}: {error}", origin.authority()).into();
+                Err(SendFailure::Unreachable(super::tls::with_remedy(why, &error, self.ca_file)))
             }
             Err(_) => {
                 Err(SendFailure::Unreachable(format!("tls with {}: no answer", origin.authority()).into()))

@@ -103,7 +103,7 @@ struct Status {
 /// # Errors
 /// Why there is no complete list, or why nothing can be asked with these settings.
 pub async fn count_functions(settings: &GatewaySettings) -> Result<usize, CheckFailure> {
-    let tls = super::tls::client_config("gateway.ca_file", settings.ca_file.as_deref())?;
+    let tls = super::tls::client_config(super::CA_FILE, settings.ca_file.as_deref())?;
     Ok(Lister::new(settings, tls)?.list().await?.len())
 }
 
@@ -203,7 +203,10 @@ impl Lister {
         }
         let unreachable = |error: reqwest::Error| ListFailure::Unreachable {
             what: what.into(),
-            why: causes(&error.without_url()),
+            why: {
+                let error = error.without_url();
+                super::tls::with_remedy(causes(&error), &error, super::CA_FILE)
+            },
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,9 @@ use crate::settings::GatewaySettings;
 use answer::AnswerSink;
 use client::{Client, OutBody, Pool, SendFailure};
 use listing::{ListFailure, ListedFunction, Lister};
+
+/// The key of the certificates trusted for the gateway.
+pub(crate) const CA_FILE: &str = "gateway.ca_file";
 
 /// The gateway, as a port: the broker's own client in service, a script in simulations.
 #[async_trait]
@@ -100,25 +103,26 @@ pub(crate) struct HttpGateway {
     base_path: String,
     /// The start of the request target: empty, or scheme and authority where a plain proxy wants the absolute form.
     absolute: String,
+    /// Who we are to a plain proxy, which is told with each request; over a tunnel it is told once.
+    proxy_authorization: Option<HeaderValue>,
     host: HeaderValue,
     lister: Lister,
 }
 
 impl HttpGateway {
     pub(crate) fn new(settings: &GatewaySettings, tasks: TaskTracker) -> Result<Self, EngineError> {
-        let tls = tls::client_config("gateway.ca_file", settings.ca_file.as_deref())?;
-        let client = Client::new(tls.clone(), settings.proxy.as_ref(), tasks);
+        let tls = tls::client_config(CA_FILE, settings.ca_file.as_deref())?;
+        let client = Client::new(tls.clone(), CA_FILE, settings.proxy.as_ref(), tasks);
         let origin = client::Origin::of(&settings.url);
         let host =
             HeaderValue::from_str(&origin.authority()).map_err(|error| EngineError::Client(error.into()))?;
-        let absolute = if settings.proxy.is_some() && !origin.https {
-            format!("http://{}", origin.authority())
-        } else {
-            String::new()
-        };
+        let plain_proxy = settings.proxy.as_ref().filter(|_| !origin.https);
+        let absolute = plain_proxy.map_or_else(String::new, |_| format!("http://{}", origin.authority()));
+        let proxy_authorization = plain_proxy.and_then(headers::basic_authorization);
         let pool = client.pool(origin);
         let base_path = settings.url.path().trim_end_matches('/').to_owned();
-        Ok(HttpGateway { client, pool, base_path, absolute, host, lister: Lister::new(settings, tls)? })
+        let lister = Lister::new(settings, tls)?;
+        Ok(HttpGateway { client, pool, base_path, absolute, proxy_authorization, host, lister })
     }
 
     async fn exchange(&self, request: Request<OutBody>, answer: &mut AnswerSink) -> Exchange {
@@ -140,6 +144,9 @@ impl Gateway for HttpGateway {
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers;
         request.headers_mut().insert(HOST, self.host.clone());
+        if let Some(authorization) = &self.proxy_authorization {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
         within(call.timeout, self.exchange(request, answer)).await
     }
 

@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_judged_by_the_address_it_leads_to() {
+        let targets = Targets::default();
+        let url = Url::parse("http://innocent.example/").unwrap();
+        assert!(matches!(targets.check(url.as_str()), Ok(Callback::Callable(_))), "a name says nothing yet");
+
+        let guard = targets.guard(&url);
+        for denied in ["169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.1.1]:80", "0.0.0.0:80"] {
+            assert!(guard.check(denied.parse().unwrap()).is_err(), "{denied}");
+        }
+        assert!(guard.check("10.0.0.1:80".parse().unwrap()).is_ok());
+    }
+
+    #[test]
     fn private_and_loopback_addresses_are_called() {
         for url in [
             "http://127.0.0.1:8080/",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use crate::engine::EngineError;
 
@@ -37,4 +37,34 @@ pub(crate) fn client_config(
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// Why there is no connection, and what to do about it where a certificate is the reason.
+pub(crate) fn with_remedy(
+    why: Box<str>,
+    error: &(dyn std::error::Error + 'static),
+    ca_file: &'static str,
+) -> Box<str> {
+    match certificate_error(error) {
+        Some(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            format!("{why}; add the certificate of its authority to the file of {ca_file}").into()
+        }
+        _ => why,
+    }
+}
+
+/// The certificate's fault among an error's causes. An error of I/O keeps its own inside, where `source` does not lead.
+fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() {
+            return Some(fault);
+        }
+        let inside = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        cause = match inside {
+            Some(inside) => Some(inside as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
 }

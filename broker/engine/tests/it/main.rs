@@ -1,6 +1,7 @@
 //! The engine's public face: hours on virtual time with a scripted gateway, and real sockets with the demo gateway.
 
 mod broker;
+mod logged;
 mod script;
 
 mod acceptance;
@@ -10,3 +11,5 @@ mod outage;
 mod restart;
 
 mod sockets;
+mod troubles;
+mod ways;

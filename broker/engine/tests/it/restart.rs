@@ -51,8 +51,11 @@ async fn a19_a_drain_lets_running_calls_finish_and_gives_the_rest_back_uncounted
     store.close().await.unwrap();
     let broker = Broker::on(store.reopen(), clock, with(&script)).await;
     assert_eq!(broker.find(quick).await.state, State::Completed);
-    assert_eq!(broker.find(long).await.interrupted, 0);
-    broker.reaches(long, State::Completed).await;
+    // The timeline of what was given back has no trace of the try: it was no attempt, and nobody's interruption.
+    let record = broker.find(long).await;
+    assert_eq!((record.interrupted, record.attempts.len()), (0, 0));
+    let record = broker.reaches(long, State::Completed).await;
+    assert_eq!(record.attempts.kept().map(|attempt| attempt.number).collect::<Vec<_>>(), [1]);
     broker.reaches(behind, State::Completed).await;
     broker.assert_conserved();
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use broker_demo_gateway::{Answer, CallbackReceiver, DemoGateway, Door, Fault, Function, Route};
 use broker_engine::gateway::listing::count_functions;
 use broker_engine::{EngineSettings, SubmitRefusal};
-use broker_model::{Body, BodyReader, CallId, Outcome, Reason, Record, State};
+use broker_model::function::OnDeadLetter;
+use broker_model::{Body, BodyReader, CallId, Origin, Outcome, Reason, Record, State};
 use bytes::Bytes;
 use testkit::time::eventually;
 use url::Url;
@@ -169,6 +170,102 @@ async fn a_connection_that_ends_without_a_byte_is_one_attempt() {
         outcomes(&record)
     );
     assert_eq!(gateway.call_count("env"), 2);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_without_a_byte_is_one_attempt_too() {
+    let gateway = gateway([quick(Function::in_turn(
+        "env",
+        [Answer::ok(""), Answer::drop_connection().after(Duration::from_millis(200)), Answer::ok("")],
+    ))])
+    .await;
+    let broker = start(&gateway).await;
+    let first = broker.call("env").await;
+    broker.reaches(first, State::Completed).await;
+
+    let id = broker.call("env").await;
+    let record = broker.reaches(id, State::Completed).await;
+
+    let calls = gateway.calls("env");
+    assert_eq!(calls[0].connection, calls[1].connection, "the second went over the connection of the first");
+    assert!(
+        matches!(outcomes(&record)[..], [Outcome::Dropped(_), Outcome::Answered(_)]),
+        "{:?}",
+        outcomes(&record)
+    );
+    assert_eq!(calls.len(), 3, "the function saw as many calls as there were attempts");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_told_to_a_url_signed_and_in_the_same_record() {
+    let gateway = gateway([Function::in_turn("env", [Answer::status(400).with_body("bad schema")])]).await;
+    let receiver = CallbackReceiver::start().await.unwrap();
+    receiver.fail_next("dead", 1, 503);
+    let mut settings = settings(&gateway);
+    settings.delivery.policy.backoff.min = Duration::from_millis(10);
+    settings.delivery.on_dead_letter = Some(OnDeadLetter::Url(receiver.url("dead").into()));
+    settings.callbacks.sign =
+        Some(broker_config::SecretSource::Inline("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned().into()));
+    let broker = Broker::start(Start { settings, ..Start::default() }).await;
+
+    let id = broker
+        .submit("env", |call| {
+            call.headers.append("content-type", "text/plain");
+            call.headers.append("authorization", "Bearer s3cret");
+        })
+        .await;
+    broker.reaches(id, State::Dead).await;
+    let copies = broker.followed(id).await;
+    assert_eq!(copies.len(), 1, "there as soon as it is dead");
+    assert_eq!(copies[0].invocation.origin, Origin::DeadLetter { of: id });
+
+    let told = receiver.wait_for("dead", 2, SOON).await.unwrap().remove(1);
+    broker.reaches(copies[0].invocation.id, State::Completed).await;
+    assert_eq!((told.method.as_str(), told.text().as_str()), ("POST", "hello"));
+    for (name, value) in [
+        ("content-type", "text/plain"),
+        ("evoke-dead-letter-id", id.to_string().as_str()),
+        ("evoke-dead-letter-reason", "rejected"),
+        ("evoke-dead-letter-detail", "status 400"),
+        ("evoke-dead-letter-target", "function"),
+        ("x-function-name", "env"),
+        ("x-function-status", "400"),
+        ("webhook-id", copies[0].invocation.id.to_string().as_str()),
+        (broker_engine::CALLBACK_MARK, "1"),
+    ] {
+        assert_eq!(told.header(name), Some(value), "{name}");
+    }
+    assert!(told.header("webhook-signature").unwrap().starts_with("v1,"));
+    assert!(told.header("authorization").is_none(), "what the caller told the function is not passed on");
+    assert_eq!(receiver.count("dead"), 2);
+    broker.assert_conserved();
+}
+
+#[tokio::test]
+async fn dead_letters_go_to_no_address_that_callbacks_may_not_reach() {
+    let gateway = gateway([
+        quick(Function::in_turn("env", [Answer::status(400)])),
+        quick(Function::in_turn("own", [Answer::status(400)])),
+    ])
+    .await;
+    let receiver = CallbackReceiver::start().await.unwrap();
+    gateway.annotate("env", "evoke.on-dead-letter", "http://169.254.169.254/latest");
+    gateway.annotate("own", "evoke.on-dead-letter", &receiver.url("own"));
+    let mut settings = settings(&gateway);
+    // The receiver plays our own management API.
+    settings.callbacks.own_listeners = vec![receiver.addr()];
+    let broker = Broker::start(Start { settings, ..Start::default() }).await;
+
+    for name in ["env", "own"] {
+        let id = broker.call(name).await;
+        broker.reaches(id, State::Dead).await;
+        let copy = broker.followed(id).await.remove(0).invocation.id;
+        let dead = broker.reaches(copy, State::Dead).await;
+        assert_eq!(dead.dead_letter.unwrap().reason, Reason::CallbackDenied, "{name}");
+        assert!(broker.followed(copy).await.is_empty(), "a copy that dies is told to nobody");
+    }
+    assert_eq!(receiver.count("own"), 0);
+    broker.assert_conserved();
 }
 
 #[tokio::test]
