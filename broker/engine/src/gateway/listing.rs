@@ -123,6 +123,15 @@ impl Lister {
         settings: &GatewaySettings,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<Self, EngineError> {
+        Lister::within(TIMEOUT, settings, tls)
+    }
+
+    /// One that waits this long for each answer, to its last byte.
+    fn within(
+        timeout: Duration,
+        settings: &GatewaySettings,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<Self, EngineError> {
         let unusable = |error: reqwest::Error| EngineError::Client(error.into());
         let mut http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls).clone())
@@ -130,7 +139,7 @@ impl Lister {
             .user_agent(super::headers::USER_AGENT)
             .pool_idle_timeout(Duration::from_secs(30))
             .connect_timeout(Duration::from_secs(10))
-            .timeout(TIMEOUT)
+            .timeout(timeout)
             .no_proxy();
         if let Some(proxy) = &settings.proxy {
             http = http.proxy(reqwest::Proxy::all(proxy.clone()).map_err(unusable)?);
@@ -296,7 +305,24 @@ fn causes(error: &dyn std::error::Error) -> Box<str> {
 
 #[cfg(test)]
 mod tests {
+    use crate::settings::EngineSettings;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_gateway_that_hangs_gives_no_list_and_is_not_waited_for_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut settings = EngineSettings::default().gateway;
+        settings.url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let tls = super::super::tls::client_config(super::super::CA_FILE, None).unwrap();
+        let lister = Lister::within(Duration::from_millis(50), &settings, tls).unwrap();
+
+        // The system takes the connection, and nobody ever answers on it.
+        let failure = lister.list().await.unwrap_err();
+
+        assert!(matches!(failure, ListFailure::Unreachable { .. }), "{failure}");
+        assert!(failure.to_string().contains("timed out"), "{failure}");
+    }
 
     fn functions(json: &str) -> Result<Vec<ListedFunction>, ListFailure> {
         let listed = parse::<Option<Vec<Status>>>(json.as_bytes(), "the functions")?;

@@ -560,6 +560,30 @@ async fn waits_are_unharmed_by_clock_jumps_and_due_times_follow_the_wall_clock()
 }
 
 #[tokio::test(start_paused = true)]
+async fn beyond_the_bound_functions_share_the_metrics_of_other() {
+    let script = Script::new(|_| Reply::status(200));
+    for name in ["a", "b", "c"] {
+        script.deploy(name, &[]);
+    }
+    let settings = EngineSettings { metric_functions: 1, ..EngineSettings::default() };
+    let broker = Broker::start(Start { settings, gateway: Some(script.clone()), ..Start::default() }).await;
+    for name in ["a", "b", "c"] {
+        let id = broker.call(name).await;
+        broker.reaches(id, State::Completed).await;
+    }
+
+    let text = broker.scrape();
+
+    for line in [
+        "evoke_attempts_total{function=\"a.openfaas-fn\",class=\"success\"} 1",
+        "evoke_attempts_total{function=\"other\",class=\"success\"} 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("b.openfaas-fn") && !text.contains("c.openfaas-fn"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_metrics_have_openfaas_names_and_follow_the_lanes() {
     let script = Script::new(|_| Reply::status(200));
     script.deploy("env", &[]);

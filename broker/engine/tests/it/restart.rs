@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use broker_engine::Drained;
+use broker_engine::{Drained, EngineSettings};
 use broker_model::{InvocationQueue, Reason, State};
 use testkit::time::eventually;
 
@@ -80,6 +80,28 @@ async fn a_call_that_kills_the_broker_each_time_is_given_up_and_the_others_run()
     for id in harmless {
         broker.reaches(id, State::Completed).await;
     }
+    broker.assert_conserved();
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_bound_of_none_the_first_interruption_ends_a_call() {
+    let script = Script::new(|_| Reply::status(200).after(LONG));
+    let settings = || {
+        let mut settings = EngineSettings::default();
+        settings.delivery.interruptions = 0;
+        settings
+    };
+    let start = || Start { settings: settings(), ..with(&script) };
+    let broker = Broker::start(start()).await;
+    let id = broker.call("env").await;
+    eventually(LONG, "it to run", async || script.count() == 1).await;
+
+    let (store, clock) = broker.kill().await;
+    let broker = Broker::on(store, clock, start()).await;
+    let record = broker.reaches(id, State::Dead).await;
+
+    assert_eq!((record.dead_letter.unwrap().reason, record.interrupted), (Reason::Interrupted, 1));
+    assert_eq!(script.count(), 1, "it never ran again");
     broker.assert_conserved();
 }
 
