@@ -19,6 +19,7 @@ use broker_model::{
     Reason, Receipt, Record, Refusal, State, StoreError, Target, Timestamp,
 };
 
+use crate::budget::Permit;
 use crate::dispatch::Live;
 use crate::functions;
 use crate::gateway::headers;
@@ -56,6 +57,8 @@ pub struct Submission {
     pub max_age: Option<Duration>,
     /// Waits up to this long, after the call is durable, for its final outcome.
     pub wait: Option<Duration>,
+    /// The memory the body takes on its way in; given back once the call is durable, before any wait.
+    pub memory: Option<Permit>,
 }
 
 /// The broker's word that a call is durable.
@@ -244,6 +247,8 @@ impl Intake {
             StoreError::KeyReused => SubmitRefusal::KeyReused,
             error => SubmitRefusal::Store(error),
         })?;
+        // Whoever waits for a function keeps nobody else from being taken.
+        drop(submission.memory);
         let duplicate = matches!(accepted, Accepted::Duplicate(_));
         let Some(&id) = accepted.ids().first() else {
             // A store that answers an acceptance of one draft with no id broke its contract.

@@ -18,6 +18,7 @@ pub mod settings;
 // How requests come in.
 pub mod server;
 
+mod request_targets;
 mod route;
 
 // The gateway's asynchronous routes.

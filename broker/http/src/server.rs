@@ -3,17 +3,19 @@
 //! Two phases of an end: *graceful* closes idle connections, answers what is being answered and takes no new ones;
 //! *force* drops what is left. Nothing is left behind when [`Http::serve_front`] returns.
 //!
-//! HTTP/1.1 only, as the gateway speaks on its plain port: what terminates TLS in front of either speaks it too.
+//! HTTP/1.1 only, as the gateway speaks on its plain port: what terminates TLS in front of either speaks it too. HTTP/2
+//! without TLS, by prior knowledge or upgrade, is not spoken by the gateway and not here.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -34,6 +36,7 @@ use broker_model::{BodyReader, Clock, Ledger};
 use crate::auth::{Guard, Peer};
 use crate::metrics::{self, HttpMetrics};
 use crate::parts::{HttpParts, Phase};
+use crate::request_targets::RequestTargets;
 use crate::route::{self, Reply};
 use crate::settings::HttpSettings;
 
@@ -43,6 +46,10 @@ const MAX_CONNECTIONS: usize = 8192;
 /// What one read from a socket takes at most. It bounds what a connection holds while its body is spooled, below the
 /// header block a connection may have to hold.
 const READ_AT_ONCE: u64 = 64 * 1024;
+
+/// How many header fields a request may have; their size is bounded by `limits.headers`. Go counts only bytes, hyper
+/// needs a number; the proxies in front of a gateway let pass some hundred.
+const MAX_FIELDS: usize = 1000;
 
 /// When the HTTP side ends.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +162,7 @@ where
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
+        .max_headers(MAX_FIELDS)
         // hyper's own least; one above our limit of headers would be refused there anyway.
         .max_buf_size(settings.header_limit.max(8192));
     let builder = Arc::new(builder);
@@ -236,12 +244,17 @@ async fn connection<S, F>(
     }
 }
 
-/// A socket that gives at most [`READ_AT_ONCE`] bytes a read.
-struct Rationed(Take<TcpStream>);
+/// A socket that gives at most [`READ_AT_ONCE`] bytes a read, request targets escaped.
+struct Rationed {
+    socket: Take<TcpStream>,
+    targets: RequestTargets,
+    /// What was escaped and did not fit into the reader's room.
+    left: Bytes,
+}
 
 impl Rationed {
     fn new(stream: TcpStream) -> Self {
-        Rationed(stream.take(READ_AT_ONCE))
+        Rationed { socket: stream.take(READ_AT_ONCE), targets: RequestTargets::new(), left: Bytes::new() }
     }
 }
 
@@ -251,14 +264,28 @@ impl AsyncRead for Rationed {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.set_limit(READ_AT_ONCE);
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let this = &mut *self;
+        if this.left.is_empty() {
+            let before = buf.filled().len();
+            this.socket.set_limit(READ_AT_ONCE);
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+            match this.targets.pass(&buf.filled()[before..]) {
+                None => return Poll::Ready(Ok(())),
+                Some(escaped) => {
+                    buf.set_filled(before);
+                    this.left = escaped.into();
+                }
+            }
+        }
+        let fits = this.left.len().min(buf.remaining());
+        buf.put_slice(&this.left.split_to(fits));
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Rationed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.get_mut()).poll_write(cx, buf)
+        Pin::new(self.socket.get_mut()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -266,18 +293,18 @@ impl AsyncWrite for Rationed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.get_mut()).poll_write_vectored(cx, bufs)
+        Pin::new(self.socket.get_mut()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.get_ref().is_write_vectored()
+        self.socket.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.get_mut()).poll_flush(cx)
+        Pin::new(self.socket.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.get_mut()).poll_shutdown(cx)
+        Pin::new(self.socket.get_mut()).poll_shutdown(cx)
     }
 }

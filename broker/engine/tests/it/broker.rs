@@ -91,6 +91,7 @@ impl Broker {
             due: None,
             max_age: None,
             wait: None,
+            memory: None,
         };
         change(&mut submission);
         self.engine.intake().submit(submission).await

@@ -132,7 +132,8 @@ fn judge(refusal: &Refused, over_limit: BodyOverLimit) -> (StatusCode, String, O
         Refused::Draining | Refused::Submit(SubmitRefusal::Draining) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the broker is draining".into(), Some(5))
         }
-        Refused::Path(error) => (StatusCode::NOT_FOUND, error.to_string(), None),
+        Refused::Path(error @ PathError::Dots(_)) => (StatusCode::NOT_FOUND, error.to_string(), None),
+        Refused::Path(error @ PathError::Escape(_)) => (StatusCode::BAD_REQUEST, error.to_string(), None),
         Refused::Name(error) => {
             (StatusCode::NOT_FOUND, format!("no function can have this name: {error}"), None)
         }

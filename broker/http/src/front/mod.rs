@@ -89,9 +89,11 @@ async fn submit(
         due: wishes.due,
         max_age: wishes.max_age,
         wait: wishes.wait,
+        memory: permit,
     };
+    // What came is in the submission now; a call may be waited for long.
+    drop(parts);
     let submitted = shared.intake.submit(submission).await.map_err(Refused::Submit)?;
-    drop(permit);
     Ok(accepted(submitted, shared.durability, wishes.wait))
 }
 

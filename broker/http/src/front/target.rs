@@ -8,6 +8,9 @@ pub(crate) enum PathError {
     /// `.` or `..` as a name or a segment: what lies between here and the function would each read it its own way.
     #[error("the path holds the segment {0:?}, which the way to the function would resolve")]
     Dots(String),
+    /// A `%` that is followed by no two hexadecimal digits; the gateway would not read it either.
+    #[error("the path holds {0:?}, which is no percent-encoding")]
+    Escape(String),
 }
 
 /// The function a call is for, as it is written.
@@ -23,11 +26,14 @@ impl<'a> Target<'a> {
     /// Reads what follows `/async-function/`.
     ///
     /// # Errors
-    /// [`PathError`] for segments that are relative, however they are written.
+    /// [`PathError`] for segments that are relative, however they are written, and for broken percent-encodings.
     pub(crate) fn parse(path: &'a str) -> Result<Self, PathError> {
         let (name, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
         // Rare enough to look for its letters first.
         if path.contains('.') || path.contains('%') {
+            if let Some(broken) = broken_escape(path) {
+                return Err(PathError::Escape(broken.into()));
+            }
             for segment in path.split('/') {
                 let bare = percent_decode_str(segment);
                 if bare.clone().eq(*b".") || bare.eq(*b"..") {
@@ -45,6 +51,16 @@ impl<'a> Target<'a> {
             None => self.rest.into(),
         }
     }
+}
+
+/// The first `%` with what follows it that encodes no byte.
+fn broken_escape(path: &str) -> Option<&str> {
+    let (at, _) = path.match_indices('%').find(|(at, _)| {
+        let digits = path.as_bytes().get(at + 1..at + 3);
+        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })?;
+    let end = path[at..].char_indices().nth(3).map_or(path.len(), |(end, _)| at + end);
+    Some(&path[at..end])
 }
 
 /// The call id of `DELETE /async-function/{call-id}`; `None` when the path has more parts or is not text.
@@ -88,6 +104,15 @@ mod tests {
         for path in ["env/a..b", "env/...", "a.b.c", "env/..%2F"] {
             assert!(Target::parse(path).is_ok(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_percent_sign_without_two_digits_is_refused() {
+        for (path, broken) in [("env/%", "%"), ("env/a%zzb", "%zz"), ("env/%2", "%2"), ("env/%2é/", "%2é")]
+        {
+            assert_eq!(Target::parse(path), Err(PathError::Escape(broken.into())), "{path}");
+        }
+        assert!(Target::parse("env/%2F%c3%A9").is_ok());
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) async fn remove(
 
 pub(super) async fn redrive_all(State(shared): Here, RawQuery(query): RawQuery, request: Request) -> Answer {
     Parameters::none(query.as_deref())?;
-    let RedriveAll { filter, dry_run } = read_json(&shared, request).await?;
+    let RedriveAll { filter, dry_run } = read_json(&shared, request).await?.body;
     let bad = |key: &str, why: String| Refused::new(ProblemKind::InvalidBody, format!("filter.{key}: {why}"));
     let function =
         function_name(&shared, &filter.function).map_err(|error| bad("function", error.to_string()))?;

@@ -8,6 +8,7 @@ use broker_model::{EventSink, Refusal};
 
 use super::{Answer, Here, json, read_json};
 use crate::convert;
+use crate::front::Received;
 use crate::parts::Phase;
 use crate::query::Parameters;
 
@@ -17,7 +18,7 @@ pub(super) async fn publish(State(shared): Here, RawQuery(query): RawQuery, requ
     if shared.phase() >= Phase::Draining {
         return Err(Refusal::Draining.into());
     }
-    let request: PublishEvent = read_json(&shared, request).await?;
+    let Received { body: request, permit }: Received<PublishEvent> = read_json(&shared, request).await?;
     let grammar = |source: &_| shared.sources.wildcards(source).unwrap_or_default();
     let event = convert::event(request, grammar, shared.clock.now())?;
     let limit = shared.settings().body_limit;
@@ -25,5 +26,7 @@ pub(super) async fn publish(State(shared): Here, RawQuery(query): RawQuery, requ
         return Err(Refusal::TooLarge { bytes: event.body.len() as u64, limit }.into());
     }
     let receipt = shared.intake.publish(event).await?;
+    // The event was in memory until now.
+    drop(permit);
     json(StatusCode::ACCEPTED, &convert::receipt(receipt))
 }

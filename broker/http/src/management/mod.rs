@@ -125,8 +125,8 @@ fn function_name(shared: &Shared, text: &str) -> Result<FunctionName, broker_mod
     FunctionName::parse(text, &shared.settings().default_namespace)
 }
 
-/// Reads a request's body as JSON, in full.
-async fn read_json<T: DeserializeOwned>(shared: &Shared, request: Request) -> Result<T, Refused> {
+/// A request's body read as JSON, in full, with the memory it holds.
+async fn read_json<T: DeserializeOwned>(shared: &Shared, request: Request) -> Result<Received<T>, Refused> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).map(str::trim).unwrap_or_default();
     if !essence.eq_ignore_ascii_case("application/json") {
@@ -141,10 +141,9 @@ async fn read_json<T: DeserializeOwned>(shared: &Shared, request: Request) -> Re
     let (parts, body) = request.into_parts();
     let upload = Upload::new(body, &parts.headers);
     let Received { body, permit } = upload.receive_in_memory(limit, &settings.pace, &shared.budget).await?;
-    let read = serde_json::from_slice(&body)
+    let body = serde_json::from_slice(&body)
         .map_err(|error| Refused::new(ProblemKind::InvalidBody, error.to_string()))?;
-    drop(permit);
-    Ok(read)
+    Ok(Received { body, permit })
 }
 
 /// A stored body as it was accepted. Whoever sent it chose its type, so no browser is told to believe it.

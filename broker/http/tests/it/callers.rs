@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::fixture::{Broker, read_answer, status};
+use crate::fixture::{Broker, SOON, read_answer, status};
 
 #[tokio::test]
 async fn absurd_names_are_404_and_say_why() {
@@ -38,6 +38,9 @@ async fn a_request_that_is_no_http_is_refused() {
         b"POST /async-function/echo HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
         b"POST /async-function/echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"\x00\x01\x02\x03\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /async-function/echo/%zz HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+        b"POST /async-function/echo/a\x7f HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
     ] {
         let answer = broker.raw(request).await;
 
@@ -59,11 +62,13 @@ async fn absurd_headers_are_431_and_large_ones_pass() {
 
     let too_large = with(format!("x-large: {}\r\n", "x".repeat(1024 * 1024 + 8192)));
     let too_many = with((0..5000).map(|n| format!("x-{n}: 1\r\n")).collect());
+    let many = with((0..990).map(|n| format!("x-{n}: 1\r\n")).collect());
     let large = with(format!("x-large: {}\r\n", "x".repeat(512 * 1024)));
 
     assert_eq!(status(&broker.raw(too_large.as_bytes()).await), Some(431));
     assert_eq!(status(&broker.raw(too_many.as_bytes()).await), Some(431));
     assert_eq!(status(&broker.raw(large.as_bytes()).await), Some(202));
+    assert_eq!(status(&broker.raw(many.as_bytes()).await), Some(202));
 
     broker.stop().await;
 }
@@ -80,6 +85,37 @@ async fn headers_that_do_not_end_cost_the_connection() {
         assert!(matches!(status(&answer), None | Some(408)), "{answer}");
     }
     broker.taken("/async-function/echo", &[], "x").await;
+
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_no_url_may_hold_reach_the_function_encoded_as_through_the_gateway() {
+    let broker = Broker::start().await;
+    let mut stream = TcpStream::connect(broker.addr).await.unwrap();
+    let body = "GET /<not a request> HTTP/1.1\r\n\r\n";
+    let length = body.len();
+    // Both on one connection: what precedes a request must not confuse it.
+    for (target, framed) in [
+        (&b"echo/<a>/`b`/#c/\xc3\xa9/\xff"[..], format!("content-length: {length}\r\n\r\n{body}")),
+        (
+            b"echo?price>10&name=\"x\"&tag=#1",
+            format!("transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"),
+        ),
+    ] {
+        let request =
+            [b"POST /async-function/", target, b" HTTP/1.1\r\nhost: x\r\n", framed.as_bytes()].concat();
+        stream.write_all(&request).await.unwrap();
+
+        let answer = read_answer(&mut stream).await;
+
+        assert_eq!(status(&answer), Some(202), "{answer}");
+    }
+    let mut calls = broker.gateway.wait_for_calls("echo", 2, SOON).await.unwrap();
+    calls.sort_by_key(|call| call.target.contains('?'));
+    assert!(calls[0].target.ends_with("/%3Ca%3E/%60b%60/%23c/%C3%A9/%FF"), "{}", calls[0].target);
+    assert!(calls[1].target.ends_with("?price%3E10&name=%22x%22&tag=%231"), "{}", calls[1].target);
+    assert!(calls.iter().all(|call| call.text() == body));
 
     broker.stop().await;
 }

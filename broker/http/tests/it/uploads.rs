@@ -143,3 +143,32 @@ async fn a_sender_that_expects_to_be_asked_is_not_asked_for_a_call_that_is_refus
 
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn whoever_waits_for_a_result_holds_no_memory_from_others() {
+    let broker = Broker::with(|plan| {
+        plan.engine.in_flight = 2 * MIB as u64;
+        plan.http.pace.queue = Duration::from_secs(5);
+    })
+    .await;
+    let body = "x".repeat(200 * 1024);
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        let call = broker.request(reqwest::Method::POST, "/async-function/echo").body(body.clone());
+        // Due in an hour, so that only its caller could hold anything.
+        waiting.push(tokio::spawn(call.header("evoke-delay", "1h").header("prefer", "wait=60").send()));
+    }
+    eventually(SOON, "eight waiting callers", async || {
+        broker.get("/v1/info").await.1["ledger"]["accepted"] == 8
+    })
+    .await;
+
+    let answer = broker.call("/async-function/echo", &[], &body).await;
+
+    assert_eq!(answer.status(), 202);
+    for waiting in waiting {
+        assert!(!waiting.is_finished());
+        waiting.abort();
+    }
+    broker.stop().await;
+}
