@@ -46,7 +46,7 @@ fn filter(level: Level) -> EnvFilter {
         Level::Error => "error,async_nats=off",
         Level::Warn => "warn,async_nats=off",
         Level::Info => "warn,evoke=info,broker=info,connectors=info,async_nats=off",
-        Level::Debug => "info,evoke=debug,broker=debug,connectors=debug,sled=warn",
+        Level::Debug => "info,evoke=debug,broker=debug,connectors=debug",
         Level::Trace => "trace",
     })
 }

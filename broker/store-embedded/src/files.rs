@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -67,13 +67,6 @@ pub trait Files: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn free_space(&self, dir: &Path) -> io::Result<u64>;
-
-    /// Where a library that does its own I/O finds this path; `None` when it would not find these files, and what it
-    /// keeps is to last as long as the process.
-    fn native(&self, path: &Path) -> Option<PathBuf> {
-        let _ = path;
-        None
-    }
 }
 
 /// A lock that is held until this is dropped.
@@ -113,7 +106,7 @@ pub trait File: Send + Sync + fmt::Debug {
     /// The operating system's; [`io::ErrorKind::StorageFull`] when there is no room.
     fn allocate(&self, len: u64) -> io::Result<()>;
 
-    /// Cuts the file to this length.
+    /// Gives the file this length; what is new reads as zero, and takes no room before it is written.
     ///
     /// # Errors
     /// The operating system's.
@@ -191,10 +184,6 @@ impl Files for OsFiles {
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
         let stat = statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn native(&self, path: &Path) -> Option<PathBuf> {
-        Some(path.to_owned())
     }
 }
 

@@ -61,7 +61,7 @@ impl Ledger for EmbeddedStore {
         StoreHealth {
             refusing: core.refusing(),
             durability: "fsync",
-            disk_bytes: core.disk_bytes(),
+            disk_bytes: core.disk_bytes() + self.shared.index.bytes(),
             live_bytes: core.live_bytes(),
             commits: core.commits,
             sync_time: core.sync_time,

@@ -259,7 +259,8 @@ impl Opening {
         let mut state = State::new(&self.options, tag);
         // At random, because the wall clock may stand where it stood when the last process leased.
         state.set_first_token(rand::random::<u64>() >> 1);
-        let (index, kept) = Index::open(&*self.files, &self.options.path);
+        let (index, kept) =
+            Index::open(&self.files, &self.options.path, u64::from(salt) << 32 | u64::from(tag));
         // Without one everything stays in memory until it is made.
         let applied = kept.map_or(0, |kept| kept.applied);
         let mut dead_then = 0;
@@ -602,7 +603,7 @@ fn closed_check(segment: u64, end: u64) -> u64 {
     u64::from(crc32c::crc32c_append(crc32c::crc32c(&segment.to_le_bytes()), &end.to_le_bytes()))
 }
 
-pub(crate) fn replace(files: &dyn Files, dir: &Path, name: &str, content: &str) -> io::Result<()> {
+fn replace(files: &dyn Files, dir: &Path, name: &str, content: &str) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let file = files.create(&new)?;
     file.write_at(content.as_bytes(), 0)?;

@@ -12,7 +12,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How much of the filesystem is left to others. 1 GiB.
     pub min_free: u64,
-    /// The most the directory may take; `None` for all but [`Options::min_free`].
+    /// The most the directory may take, the index included; `None` for all but [`Options::min_free`]. What was taken
+    /// before it was reached may still die, and the index grow by it.
     pub max_bytes: Option<u64>,
     /// The most invocations that may wait (`limits.waiting`). 10,000,000.
     pub waiting: u64,
@@ -24,6 +25,8 @@ pub struct Options {
     pub dedup: DedupOptions,
     /// Bytes of bodies kept beside their entries after acceptance, so that a delivery at once reads no disk. 16 MiB.
     pub fresh_bytes: u64,
+    /// The most changes that wait to be written to the index; with more it is brought up to date from memory. 65,536.
+    pub index_queue: usize,
     /// The most bytes of large bodies that are not yet part of an acceptance. 1 GiB.
     pub spool_bytes: u64,
     /// How long to wait for another process to give the directory up. 60 s.
@@ -71,6 +74,7 @@ impl Options {
                 keys_per_scope: 500_000,
             },
             fresh_bytes: 16 << 20,
+            index_queue: 65_536,
             spool_bytes: 1 << 30,
             lock_wait: Duration::from_secs(60),
             copy_rate: 32 << 20,

@@ -229,6 +229,7 @@ pub(crate) struct State {
     tag: u32,
     retention: Retention,
     fresh_budget: u64,
+    index_queue: usize,
     /// Recovery is under way: lanes and waits are filled at its end.
     replaying: bool,
     pub(crate) table: Table,
@@ -280,6 +281,7 @@ impl State {
             tag,
             retention: options.retention,
             fresh_budget: options.fresh_bytes,
+            index_queue: options.index_queue,
             replaying: true,
             table: Table::default(),
             extras: HashMap::new(),
@@ -964,7 +966,7 @@ impl State {
         let entry = self.table.get(number).filter(|entry| entry.phase().is_dead())?;
         let extra = self.extras.get(&number).filter(|extra| !extra.is_pending())?;
         let lane = self.lanes.get(entry.lane);
-        Some(index::write_row(extra, lane.and_then(|lane| lane.lane.target.function())))
+        Some(index::write_row(number, extra, lane.and_then(|lane| lane.lane.target.function())))
     }
 
     /// Leaves a dead letter's details to the index, which holds this of it.
@@ -1017,9 +1019,7 @@ impl State {
     }
 
     fn change(&mut self, number: u64, row: Option<Box<[u8]>>) {
-        /// Further behind than this, filling the index anew costs less than catching up.
-        const MOST_BEHIND: usize = 1 << 20;
-        if self.changes.len() >= MOST_BEHIND {
+        if self.changes.len() >= self.index_queue {
             self.follow(false);
             self.lagging = true;
             return;

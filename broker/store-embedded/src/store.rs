@@ -331,7 +331,7 @@ impl Core {
         self.full.clone().map(Refusing::Full)
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk, without the index.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let segments: u64 = self.state.space.values().map(|space| space.len).sum();
         segments + self.spare.as_ref().map_or(0, |spare| spare.len) + self.body_bytes

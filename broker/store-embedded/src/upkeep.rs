@@ -85,7 +85,7 @@ fn remove_old_dead_letters(shared: &Shared, now: Moment) {
         }
         let certain = core.state.evictions == evictions;
         let mut found = 0;
-        for (died_at, number) in warm.into_iter().chain(cold.into_iter().map(|(key, _)| key)) {
+        for (died_at, number) in warm.into_iter().chain(cold) {
             let stands = match core.state.extras.get(&number) {
                 Some(extra) => extra.ended_at == died_at && !Extra::is_pending(extra),
                 // The index may be behind, and then memory has it, or it is no dead letter any more.
@@ -224,7 +224,7 @@ pub(crate) fn next_segment(shared: &Shared, needed: u64) -> Option<Spare> {
 
 /// Whether the configured bounds leave room for this much more; which of them does not.
 pub(crate) fn room_for(shared: &Shared, bytes: u64) -> Result<(), Box<str>> {
-    let disk = shared.core().disk_bytes();
+    let disk = shared.core().disk_bytes() + shared.index.bytes();
     if let Some(most) = shared.options.max_bytes
         && disk + bytes > most
     {

@@ -1,7 +1,7 @@
 //! The embedded engine means the ports as every engine does.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -127,10 +127,6 @@ impl Files for MortalFiles {
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
         alive(&self.killed)?;
         OsFiles.free_space(dir)
-    }
-
-    fn native(&self, path: &Path) -> Option<PathBuf> {
-        OsFiles.native(path)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use broker_model::ledger::{Filter, Page};
+use broker_model::ledger::{Filter, Page, Refusing};
 use broker_model::{InvocationId, InvocationQueue, Ledger, Reason, Settlement, StoreError};
 use broker_store_embedded::{EmbeddedStore, File, Files, Lock, Options, OsFiles};
 use rand::rngs::StdRng;
@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use crate::kit::*;
+use crate::sim::SimFiles;
 
 /// Dies after an attempt, at its own moment.
 async fn die(store: &EmbeddedStore, clock: &HandClock, name: &str) -> InvocationId {
@@ -153,83 +154,85 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn files_in(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => files.extend(files_in(&entry.path())),
-            false => files.push(entry.path()),
-        }
-    }
-    files.sort();
-    files
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_deleted_damaged_or_garbage_is_made_again_with_the_same_list() {
+async fn an_index_that_is_deleted_damaged_or_another_ones_is_made_again_with_the_same_list() {
     let (origin, clock) = (TempDir::new().unwrap(), HandClock::new());
     let (store, _) = open(options(origin.path()), &clock);
     let left = filled(&store, &clock).await;
     store.close().await.unwrap();
     drop(store);
+    let whole = fs::read(origin.path().join("index")).unwrap();
+    // An index as good as ours, of a directory that was filled in the same way.
+    let other = TempDir::new().unwrap();
+    let (store, _) = open(options(other.path()), &clock);
+    filled(&store, &clock).await;
+    store.close().await.unwrap();
+    drop(store);
     let mut random = StdRng::seed_from_u64(11);
     let mut made_again = 0;
-    for round in 0..30 {
+    // One bit of every page that is in use, or was.
+    let used: Vec<usize> = (0..whole.len() / 4096)
+        .filter_map(|page| {
+            let bytes = whole[page * 4096..].iter().take(4096).enumerate();
+            let used: Vec<usize> = bytes.filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+            (!used.is_empty()).then(|| page * 4096 + used[random.random_range(0..used.len())])
+        })
+        .collect();
+    for round in 0..27 + used.len() {
         let dir = TempDir::new().unwrap();
         copy_dir(origin.path(), dir.path());
         let index = dir.path().join("index");
-        let what = match round {
-            0 => "deleted",
-            1 => "a file in its place",
-            2 => "garbage",
-            3 => "no mark",
-            4 => "another boot's",
-            n if n % 2 == 0 => "bytes flipped",
-            _ => "truncated",
+        let at = match round {
+            27.. => used[round - 27],
+            _ => random.random_range(0..whole.len()),
+        };
+        let mut bytes = whole.clone();
+        let (what, is_seen) = match round {
+            0 => ("deleted", true),
+            1 => ("a directory in its place", true),
+            2 => ("another directory's", true),
+            3 => ("a text", true),
+            4 => ("empty", true),
+            5 => ("zeroes", true),
+            6 => ("garbage", true),
+            7..17 => ("cut", true),
+            // Not every page of the file is in use.
+            17..27 => ("a page zeroed", false),
+            _ => ("a bit flipped", false),
         };
         match what {
-            "deleted" => fs::remove_dir_all(&index).unwrap(),
-            "a file in its place" => {
-                fs::remove_dir_all(&index).unwrap();
-                fs::write(&index, "no directory").unwrap();
-            }
-            "garbage" => {
-                for file in files_in(&index) {
-                    let garbage: Vec<u8> = (0..70_000).map(|_| random.random()).collect();
-                    fs::write(file, garbage).unwrap();
-                }
-            }
-            "no mark" => fs::remove_file(dir.path().join("index.mark")).unwrap(),
-            "another boot's" => fs::write(dir.path().join("index.mark"), "boot some-other\n").unwrap(),
-            _ => {
-                let files = files_in(&index);
-                let file = &files[random.random_range(0..files.len())];
-                let mut bytes = fs::read(file).unwrap();
-                let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).max(1);
-                let at = random.random_range(0..used);
-                if what == "truncated" {
-                    bytes.truncate(at);
-                } else {
-                    let to = (at + 16).min(bytes.len());
-                    bytes[at..to].iter_mut().for_each(|byte| *byte = !*byte);
-                }
-                fs::write(file, bytes).unwrap();
-            }
+            "another directory's" => bytes = fs::read(other.path().join("index")).unwrap(),
+            "a text" => bytes = b"no index".to_vec(),
+            "empty" => bytes.clear(),
+            "zeroes" => bytes.fill(0),
+            "garbage" => bytes.iter_mut().for_each(|byte| *byte = random.random()),
+            "cut" => bytes.truncate(at),
+            "a bit flipped" => bytes[at] ^= 1 << (round % 8),
+            "a page zeroed" => bytes[at / 4096 * 4096..][..4096].fill(0),
+            _ => {}
         }
-        let what = format!("round {round}: {what}");
+        match what {
+            "deleted" => fs::remove_file(&index).unwrap(),
+            "a directory in its place" => {
+                fs::remove_file(&index).unwrap();
+                fs::create_dir(&index).unwrap();
+            }
+            _ => fs::write(&index, &bytes).unwrap(),
+        }
+        let what = format!("round {round}: {what} at {at}");
         let (store, recovered) = open(options(dir.path()), &clock);
-        assert!(round >= 5 || !recovered.index_kept, "{what}: it was believed");
+        assert!(!is_seen || !recovered.index_kept, "{what}: it was believed");
         made_again += u32::from(!recovered.index_kept);
         check(&store, &left, &what).await;
-        // What was made again is as good as the first one.
-        eventually(|| dir.path().join("index/db").exists()).await;
         store.close().await.unwrap();
-        let (store, _) = open(options(dir.path()), &clock);
+        drop(store);
+        // What was made again is as good as the first one.
+        let (store, recovered) = open(options(dir.path()), &clock);
+        assert_eq!(recovered.index_kept, index.is_file(), "{what}");
         check(&store, &left, &what).await;
         store.close().await.unwrap();
     }
-    assert!(made_again > 15, "only {made_again} of 30 were noticed");
+    assert!(made_again > 20, "only {made_again} were noticed");
 }
 
 const CHILD: &str = "EVOKE_TEST_INDEX_CHILD";
@@ -306,20 +309,20 @@ async fn while_the_journal_is_read_again_the_list_says_so_and_all_else_goes_on()
     copy_dir(old.path(), &dir.path().join("journal"));
     fs::rename(dir.path().join("journal/closed"), dir.path().join("closed")).unwrap();
 
-    let gate = Arc::new(Gate::default());
-    let files = Arc::new(GatedFiles(gate.clone()));
+    let tricks = Arc::new(Tricks { gate_segment: true.into(), ..Tricks::default() });
+    let files = Arc::new(TrickedFiles(tricks.clone()));
     let (store, recovered) = EmbeddedStore::open(options(dir.path()), files, clock.clone()).unwrap();
     assert!(!recovered.index_kept);
     let listed = list(&store, &Filter::default()).await;
     if !matches!(listed, Err(StoreError::Rebuilding { total: 1.., .. })) {
-        gate.open();
+        tricks.gate.open();
         panic!("{listed:?} {recovered:?}");
     }
     let id = accept(&store, call("third", "x")).await;
     assert!(store.find(id).await.unwrap().is_some());
     assert_eq!(drain(&store, "third").await, 1);
     assert_eq!(store.totals().dead_kept as usize, left.len());
-    gate.open();
+    tricks.gate.open();
     check(&store, &left, "set back").await;
     store.close().await.unwrap();
     drop(store);
@@ -382,33 +385,237 @@ async fn dead_letters_in_the_index_are_copied_forward_whole() {
     check(&store, &left, "copied and reopened").await;
 }
 
-/// Lets segments be read while the store opens, and then only when it is told to.
+/// What becomes of the next write to the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Error,
+    Full,
+    Panic,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_fails_while_it_is_used_is_made_again_and_nobody_notices() {
+    for (round, fault) in [Fault::Error, Fault::Full, Fault::Panic].into_iter().cycle().take(9).enumerate() {
+        let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+        let tricks = Arc::new(Tricks::default());
+        let open = || {
+            let files = Arc::new(TrickedFiles(tricks.clone()));
+            EmbeddedStore::open(options(dir.path()), files, clock.clone()).unwrap()
+        };
+        let (store, _) = open();
+        let mut left = filled(&store, &clock).await;
+        store.close().await.unwrap();
+        drop(store);
+        // Now most are only in the index.
+        let (store, recovered) = open();
+        assert!(recovered.index_kept);
+        *tricks.fault.lock().unwrap() = Some(fault);
+        for _ in 0..=round {
+            left.insert(0, die(&store, &clock, "env").await);
+        }
+        eventually(|| tricks.fault.lock().unwrap().is_none()).await;
+        check(&store, &left, &format!("{fault:?}")).await;
+        store.close().await.unwrap();
+        drop(store);
+        let (store, recovered) = open();
+        assert!(recovered.index_kept, "{fault:?}: what was made again is kept");
+        check(&store, &left, &format!("{fault:?}, reopened")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_too_slow_holds_nobody_up_and_catches_up_from_memory() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let tricks = Arc::new(Tricks::default());
+    let open = || {
+        let files = Arc::new(TrickedFiles(tricks.clone()));
+        let options = Options { index_queue: 16, ..options(dir.path()) };
+        EmbeddedStore::open(options, files, clock.clone()).unwrap()
+    };
+    let (store, _) = open();
+    let mut left = filled(&store, &clock).await;
+    store.close().await.unwrap();
+    drop(store);
+
+    let (store, recovered) = open();
+    assert!(recovered.index_kept);
+    tricks.gate.shut(Gated::Writes);
+    // Far more changes than may wait: new ones, and of those that only the index knows some go.
+    for n in 0..60 {
+        left.insert(0, die(&store, &clock, if n % 2 == 0 { "env" } else { "other" }).await);
+    }
+    for _ in 0..12 {
+        assert!(store.remove(left.pop().unwrap()).await.unwrap());
+        assert_eq!(store.redrive(left.pop().unwrap()).await.unwrap(), 2);
+    }
+    assert_eq!(drain(&store, "env").await + drain(&store, "other").await, 12);
+    tricks.gate.open();
+    check(&store, &left, "behind").await;
+    store.close().await.unwrap();
+    drop(store);
+    let (store, recovered) = open();
+    assert!(recovered.index_kept, "it had caught up");
+    check(&store, &left, "caught up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cuts_leave_an_index_that_fits_the_journal_or_is_made_again() {
+    let options = || options(Path::new("/evoke"));
+    let open = |files: &SimFiles, clock: &Arc<HandClock>| {
+        EmbeddedStore::open(options(), Arc::new(files.clone()), clock.clone())
+    };
+    let (mut kept, mut cut) = (0, 0);
+    for seed in 0..60 {
+        let (files, clock) = (SimFiles::new(), HandClock::new());
+        let mut random = StdRng::seed_from_u64(seed);
+        let (store, _) = open(&files, &clock).unwrap();
+        let mut left = filled(&store, &clock).await;
+        store.close().await.unwrap();
+        drop(store);
+        for life in 0..4 {
+            // Every other time the cut comes while the index is made again.
+            if life % 2 == 1 {
+                let _ = files.remove(Path::new("/evoke/index"));
+            }
+            files.cut_after(random.random_range(5..120));
+            let mut unsure = Vec::new();
+            if let Ok((store, recovered)) = open(&files, &clock) {
+                kept += u32::from(recovered.index_kept);
+                for _ in 0..random.random_range(1..20) {
+                    match try_die(&store, &clock, "env").await {
+                        Ok(id) => left.insert(0, id),
+                        Err(id) => {
+                            unsure.extend(id);
+                            cut += 1;
+                            break;
+                        }
+                    }
+                }
+                let _ = store.close().await;
+            }
+            files.reboot(seed * 5 + life);
+            let what = format!("seed {seed}, life {life}");
+            let (store, recovered) = open(&files, &clock).unwrap();
+            kept += u32::from(recovered.index_kept);
+            // What was not acknowledged may have become a dead letter all the same, or still wait.
+            for id in unsure {
+                if store.find(id).await.unwrap().is_some_and(|found| found.dead_letter.is_some()) {
+                    left.insert(0, id);
+                }
+            }
+            drain(&store, "env").await;
+            check(&store, &left, &what).await;
+            store.close().await.unwrap();
+        }
+    }
+    assert!(kept > 100 && cut > 60, "{kept} kept, {cut} cut");
+}
+
+/// As [`die`], on a disk that may go at any moment: the id in the error is one that was accepted.
+async fn try_die(
+    store: &EmbeddedStore,
+    clock: &HandClock,
+    name: &str,
+) -> Result<InvocationId, Option<InvocationId>> {
+    clock.advance(Duration::from_millis(1));
+    let accepted = store.accept(call(name, "x")).await.map_err(|_| None)?;
+    let id = accepted.ids()[0];
+    let leased = store.lease(&[(lane(name), 1)]).await.map_err(|_| Some(id))?;
+    let lease = leased.into_iter().next().ok_or(Some(id))?.lease;
+    let detail = format!("{name} said no").into();
+    let dead = Settlement::Dead {
+        attempt: Some(attempt(1, 500)),
+        reason: Reason::Rejected,
+        detail,
+        then: Vec::new(),
+    };
+    store.settle(lease, dead).await.map_err(|_| Some(id))?;
+    Ok(id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_of_the_index_are_counted_and_held_against_the_bound() {
+    const SEGMENT: u64 = 64 << 10;
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let (store, _) = open(options(dir.path()), &clock);
+    filled(&store, &clock).await;
+    let index = dir.path().join("index");
+    eventually(|| fs::metadata(&index).is_ok_and(|found| found.len() > 0)).await;
+    store.close().await.unwrap();
+    drop(store);
+    let (store, _) = open(options(dir.path()), &clock);
+    let len = fs::metadata(&index).unwrap().len();
+    let journal: u64 = fs::read_dir(dir.path().join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(len > SEGMENT, "{len}");
+    eventually(|| store.health().disk_bytes >= journal + len).await;
+    store.close().await.unwrap();
+    drop(store);
+
+    // There would be room for the next segment if the journal were all there is.
+    let bound = Options { max_bytes: Some(journal + 2 * SEGMENT), ..options(dir.path()) };
+    let (store, _) = open(bound, &clock);
+    eventually(|| matches!(store.health().refusing, Some(Refusing::Full(_)))).await;
+    assert!(matches!(store.accept(call("env", "x")).await, Err(StoreError::Full { .. })));
+}
+
+/// What waits at a gate that is shut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gated {
+    /// Opening the first segment.
+    Segment,
+    /// Writing the index.
+    Writes,
+}
+
 #[derive(Debug, Default)]
 struct Gate {
-    opened: Mutex<bool>,
+    shut: Mutex<Option<Gated>>,
     changed: Condvar,
-    /// The store's own recovery is over: it made its new segment.
-    armed: AtomicBool,
 }
 
 impl Gate {
+    fn shut(&self, what: Gated) {
+        *self.shut.lock().unwrap() = Some(what);
+    }
+
     fn open(&self) {
-        *self.opened.lock().unwrap() = true;
+        *self.shut.lock().unwrap() = None;
         self.changed.notify_all();
     }
 
-    fn pass(&self) {
-        let mut opened = self.opened.lock().unwrap();
-        while !*opened {
-            opened = self.changed.wait(opened).unwrap();
+    fn pass(&self, what: Gated) {
+        let mut shut = self.shut.lock().unwrap();
+        while *shut == Some(what) {
+            shut = self.changed.wait(shut).unwrap();
         }
     }
 }
 
-#[derive(Debug)]
-struct GatedFiles(Arc<Gate>);
+/// What is done to the files of a store.
+#[derive(Debug, Default)]
+struct Tricks {
+    gate: Gate,
+    /// Shut the gate to the first segment when the store's own recovery is over.
+    gate_segment: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+}
 
-impl Files for GatedFiles {
+#[derive(Debug)]
+struct TrickedFiles(Arc<Tricks>);
+
+impl TrickedFiles {
+    fn file(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
+        match path.ends_with("index") {
+            true => Arc::new(TrickedIndex(self.0.clone(), file)),
+            false => file,
+        }
+    }
+}
+
+impl Files for TrickedFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         OsFiles.create_dir(path)
     }
@@ -418,21 +625,20 @@ impl Files for GatedFiles {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        OsFiles.create(path)
+        Ok(self.file(path, OsFiles.create(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let first = path.ends_with("journal/0000000001.seg");
-        if first && self.0.armed.load(Ordering::SeqCst) {
-            self.0.pass();
+        if path.ends_with("journal/0000000001.seg") {
+            self.0.gate.pass(Gated::Segment);
         }
-        OsFiles.open(path)
+        Ok(self.file(path, OsFiles.open(path)?))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         // The body files are looked at last when a store opens.
-        if dir.ends_with("bodies") {
-            self.0.armed.store(true, Ordering::SeqCst);
+        if dir.ends_with("bodies") && self.0.gate_segment.load(Ordering::SeqCst) {
+            self.0.gate.shut(Gated::Segment);
         }
         OsFiles.list(dir)
     }
@@ -452,8 +658,40 @@ impl Files for GatedFiles {
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
         OsFiles.free_space(dir)
     }
+}
 
-    fn native(&self, path: &Path) -> Option<PathBuf> {
-        OsFiles.native(path)
+#[derive(Debug)]
+struct TrickedIndex(Arc<Tricks>, Arc<dyn File>);
+
+impl File for TrickedIndex {
+    fn len(&self) -> io::Result<u64> {
+        self.1.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.gate.pass(Gated::Writes);
+        let fault = self.0.fault.lock().unwrap().take();
+        match fault {
+            None => self.1.write_at(bytes, offset),
+            Some(Fault::Error) => Err(io::Error::other("the disk says no")),
+            Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Panic) => panic!("the library is at fault"),
+        }
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.1.allocate(len)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.1.truncate(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.1.sync_data()
     }
 }
