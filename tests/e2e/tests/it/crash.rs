@@ -506,6 +506,9 @@ async fn nothing_accepted_is_lost_however_often_the_broker_is_killed() {
         }
         broker.come_back().await;
         world.up.store(true, Ordering::Relaxed);
+        if (round + 1) % 50 == 0 {
+            println!("{} of {rounds} rounds, {} kills, {} runs", round + 1, kills.len(), runs.locked().len());
+        }
     }
     world.stop.store(true, Ordering::Relaxed);
     while let Some(worker) = workers.join_next().await {

@@ -12,6 +12,7 @@ mod demo;
 mod drain;
 mod faults;
 mod layering;
+mod listed;
 mod operate;
 mod tour;
 mod transcript;
