@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 /// An authority of its own with a certificate for `localhost` and 127.0.0.1 and one for a client, as PEM files.
 pub struct Certificates {
-    folder: TempDir,
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
 }
 
 impl Certificates {
@@ -17,8 +18,18 @@ impl Certificates {
     /// When the files cannot be written.
     pub fn new() -> Certificates {
         let folder = TempDir::new().expect("a temporary folder");
-        let write =
-            |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("a PEM file");
+        let mut certificates = Certificates::kept_in(folder.path());
+        certificates._temporary = Some(folder);
+        certificates
+    }
+
+    /// Makes new ones that stay in this folder.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    pub fn kept_in(folder: &Path) -> Certificates {
+        std::fs::create_dir_all(folder).expect("a folder for certificates");
+        let write = |name: &str, pem: String| std::fs::write(folder.join(name), pem).expect("a PEM file");
 
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,12 +46,13 @@ impl Certificates {
             let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
             let mut params = CertificateParams::new(names).expect("names a certificate can hold");
             params.extended_key_usages = vec![purpose];
+            params.distinguished_name.push(rcgen::DnType::CommonName, format!("evoke-{name}"));
             let key = KeyPair::generate().expect("a key");
             let signed = params.signed_by(&key, &authority).expect("a certificate");
             write(&format!("{name}.pem"), signed.pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }
-        Certificates { folder }
+        Certificates { folder: folder.to_owned(), _temporary: None }
     }
 
     /// The authority's certificate.
@@ -59,7 +71,7 @@ impl Certificates {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        Path::join(self.folder.path(), name)
+        self.folder.join(name)
     }
 }
 

@@ -18,28 +18,40 @@
 //! A test that restarts, kills or pauses it starts its own. What each start costs is in `tests/README.md`.
 //!
 //! * [`server`]: what all of them have in common;
-//! * [`kafka`], [`nats`]: the servers;
+//! * [`kafka`], [`elasticmq`], [`rabbitmq`], [`mosquitto`], [`nats`], [`minio`]: the servers;
+//! * [`toxiproxy`]: a wire to one of them that can be slow, torn, narrow or silent;
 //! * [`certificates`]: certificates that only a test trusts;
 //! * [`port`](mod@port): ports that stay a server's own while it is down;
-//! * [`relay`]: a wire that can be cut.
+//! * [`relay`]: a wire that can be cut, without a process of its own.
 
 pub mod certificates;
+pub mod elasticmq;
+mod http;
 mod jvm;
 pub mod kafka;
+pub mod minio;
+pub mod mosquitto;
 pub mod nats;
 pub mod port;
+pub mod rabbitmq;
 pub mod relay;
 pub mod server;
+pub mod toxiproxy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use certificates::Certificates;
+pub use elasticmq::{ElasticMq, ElasticMqConfig};
 pub use kafka::{Kafka, KafkaConfig};
+pub use minio::{Minio, MinioConfig};
+pub use mosquitto::{Mosquitto, MosquittoConfig};
 pub use nats::{NatsConfig, NatsRelease, NatsServer};
 pub use port::Port;
+pub use rabbitmq::{RabbitMq, RabbitMqConfig};
 pub use relay::Relay;
 pub use server::{Kind, Place, Server, Shared};
+pub use toxiproxy::{Toxiproxy, ToxiproxyConfig};
 
 fn found_on_path(program: &str) -> Option<PathBuf> {
     // Debian keeps servers in sbin, which is not on everybody's path.

@@ -238,7 +238,10 @@ impl<K: Kind> Drop for Server<K> {
 }
 
 /// Waits until a server is ready; `ended` says when there is nothing to wait for any more.
-pub(super) async fn until_ready<K: Kind>(
+///
+/// # Errors
+/// With what it answers instead at the limit, or how it ended.
+pub async fn until_ready<K: Kind>(
     kind: &K,
     place: &Place,
     mut ended: impl FnMut() -> Option<String>,
