@@ -241,6 +241,8 @@ impl Intake {
                 max_age: submission.max_age,
             }],
             dedup,
+            position: None,
+            fire: None,
         };
         let arrival = submission.wait.map(|limit| (limit, parts.waiting.arrive()));
         let accepted = parts.queue.accept(acceptance).await.map_err(|error| match error {
@@ -329,17 +331,22 @@ impl Intake {
                 return Err(Refusal::NoFunctionList);
             }
             let call_id = new_call_id_of_event(&event);
-            snapshot
-                .triggers
-                .matching(&event)
-                .into_iter()
-                .map(|function| draft_of_event(&snapshot, function, &call_id))
-                .collect()
+            let wanted = match &event.fire {
+                // A schedule runs its own function, and the topic it shares with all others says nothing.
+                Some(fire) => vec![fire.function.clone()],
+                None => snapshot.triggers.matching(&event),
+            };
+            wanted.into_iter().map(|function| draft_of_event(&snapshot, function, &call_id)).collect()
         };
         if drafts.is_empty() {
             return match (parts.functions.unmatched_is_known(), unmatched) {
                 (functions::Unmatched::Known, _)
-                | (functions::Unmatched::ByPolicy, broker_config::Unmatched::Ack) => Ok(Receipt::default()),
+                | (functions::Unmatched::ByPolicy, broker_config::Unmatched::Ack) => {
+                    if let Some(position) = &event.position {
+                        parts.queue.pass(position);
+                    }
+                    Ok(Receipt::default())
+                }
                 (functions::Unmatched::NotYet, _)
                 | (functions::Unmatched::ByPolicy, broker_config::Unmatched::Hold) => {
                     Err(Refusal::NoFunctionList)
@@ -355,7 +362,10 @@ impl Intake {
             headers,
             body: event.body.into(),
             drafts,
-            dedup: event.dedup,
+            // The mark takes the place of the key: what it is void for must not be held up by a key that is not.
+            dedup: event.dedup.filter(|_| event.position.is_none()),
+            position: event.position,
+            fire: event.fire,
         };
         match parts.queue.accept(acceptance).await.map_err(refusal)? {
             Accepted::New(ids) => {
@@ -417,7 +427,9 @@ impl EventSink for Intake {
                 due: None,
                 max_age: None,
             }],
-            dedup: message.dedup,
+            dedup: message.dedup.filter(|_| message.position.is_none()),
+            position: message.position,
+            fire: None,
         };
         let buried = self.parts.queue.bury(acceptance, Reason::Undecodable, &message.why).await;
         let outcome = match &buried {

@@ -435,7 +435,17 @@ pub(crate) fn event(
             request: request_fingerprint(&topic, &headers, &body),
         }),
     };
-    Ok(Event { wildcards: wildcards(&source), source, topic, headers, body, time: Some(now), dedup })
+    Ok(Event {
+        wildcards: wildcards(&source),
+        source,
+        topic,
+        headers,
+        body,
+        time: Some(now),
+        dedup,
+        position: None,
+        fire: None,
+    })
 }
 
 fn request_fingerprint(topic: &Topic, headers: &Headers, body: &Bytes) -> Fingerprint {

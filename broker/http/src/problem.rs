@@ -30,8 +30,10 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::Full { .. } => ProblemKind::StoreFull,
-            StoreError::TooManyWaiting { .. } => ProblemKind::TooManyWaiting,
+            StoreError::TooManyWaiting { .. } | StoreError::TooMany { .. } => ProblemKind::TooManyWaiting,
             StoreError::KeyReused => ProblemKind::IdempotencyKeyReused,
+            // No route names a schedule: it can only stand in what was asked.
+            StoreError::NoSchedule(_) => ProblemKind::InvalidParameter,
             StoreError::Failed { .. } => ProblemKind::StoreFailed,
             StoreError::Damaged { .. } => ProblemKind::StoreDamaged,
             StoreError::Rebuilding { .. } => ProblemKind::StoreRebuilding,

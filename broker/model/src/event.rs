@@ -5,6 +5,8 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::headers::Headers;
 use crate::names::SourceName;
+use crate::position::Position;
+use crate::schedule::Fire;
 use crate::topic::{Topic, Wildcards};
 
 /// One message of an upstream, not yet anybody's invocation.
@@ -24,6 +26,11 @@ pub struct Event {
     pub time: Option<Timestamp>,
     /// What makes a redelivery of the same message recognisable; `None` where nothing does.
     pub dedup: Option<DedupKey>,
+    /// Where the message stands upstream, for sources whose messages have positions in an order. It takes the place of the
+    /// dedup key: it does not expire, and it is void where the upstream contradicts it ([`crate::Positions`]).
+    pub position: Option<Position>,
+    /// The run of a schedule: the event goes to the schedule's function alone, whatever the topic.
+    pub fire: Option<Box<Fire>>,
 }
 
 /// 128 bits that stand for a longer text. Equal texts have equal fingerprints; different ones differ in practice.

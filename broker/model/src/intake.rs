@@ -10,6 +10,7 @@ use crate::event::{DedupKey, Event};
 use crate::headers::Headers;
 use crate::id::InvocationId;
 use crate::names::{FunctionName, SourceName};
+use crate::position::Position;
 use crate::queue::StoreError;
 use crate::topic::Topic;
 
@@ -47,6 +48,8 @@ pub struct Quarantined {
     pub why: Box<str>,
     /// What makes a redelivery recognisable.
     pub dedup: Option<DedupKey>,
+    /// Where the message stands upstream, as [`Event::position`].
+    pub position: Option<Position>,
 }
 
 /// The broker's word that an event is durable.
@@ -54,7 +57,8 @@ pub struct Quarantined {
 pub struct Receipt {
     /// The functions that will run, each with its invocation. Empty when nobody wants the event.
     pub invocations: Vec<(FunctionName, InvocationId)>,
-    /// The event was received before; the invocations are those of the first time.
+    /// The event was received before; the invocations are those of the first time, or empty where it was recognised by its
+    /// position or instant.
     pub duplicate: bool,
 }
 

@@ -6,6 +6,7 @@
 //!
 //! In reading order:
 //! * what there is: [`names`], [`topic`], [`headers`], [`body`], [`event`], [`invocation`], [`attempt`], [`dead_letter`];
+//! * what is received once: [`position`] (ordered sources), [`schedule`] (instants);
 //! * what decides: [`trigger`] (who wants an event), [`policy`] and [`backoff`] (what follows an attempt),
 //!   [`limit`] (how many deliveries at once), [`lease`] (who may settle);
 //! * the ports: [`intake`] (the inbound door), [`queue`] (the durable queue), [`ledger`] (what can be asked of it),
@@ -28,7 +29,10 @@ pub mod ledger;
 pub mod limit;
 pub mod names;
 pub mod policy;
+pub mod position;
 pub mod queue;
+pub mod ranges;
+pub mod schedule;
 pub mod source;
 pub mod topic;
 pub mod trigger;
@@ -49,6 +53,8 @@ pub use lease::Lease;
 pub use ledger::{Ledger, Record, Totals};
 pub use names::{CallId, FunctionName, QueueName, SourceName};
 pub use policy::{RetryPolicy, Verdict};
+pub use position::{Partition, Position, Positions, Resume, Upstream, Voided};
 pub use queue::{Acceptance, Accepted, Delivery, Draft, InvocationQueue, Settlement, StoreError};
+pub use schedule::{Fire, Schedule, ScheduleId, ScheduleState, Schedules};
 pub use topic::{Topic, TopicPattern, Wildcards};
 pub use trigger::{Demand, Trigger, TriggerTable};

@@ -27,6 +27,8 @@ use crate::invocation::{Invocation, Origin, Target};
 use crate::lane::Lane;
 use crate::lease::Lease;
 use crate::names::{CallId, FunctionName, SourceName};
+use crate::position::Position;
+use crate::schedule::{Fire, ScheduleId};
 
 /// What is accepted in one durable step: one request, for one or more targets (fan-out).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,13 @@ pub struct Acceptance {
     pub drafts: Vec<Draft>,
     /// The key that makes a repeat recognisable.
     pub dedup: Option<DedupKey>,
+    /// Where its message stands upstream, counted as received in the same durable step. A position that was received makes
+    /// no second invocation; the position is asked before the key. Only of what comes in: in what follows a settlement it
+    /// means nothing.
+    pub position: Option<Position>,
+    /// The run of a schedule's instant, counted as run in the same durable step. An instant that ran makes no second
+    /// invocation. Only of what comes in, as the position.
+    pub fire: Option<Box<Fire>>,
 }
 
 /// An invocation before the store gives it an identity.
@@ -63,7 +72,8 @@ pub struct Draft {
 pub enum Accepted {
     /// New invocations, in the order of the drafts; durable.
     New(Vec<InvocationId>),
-    /// The key is known: these were made for it, and are durable.
+    /// The key is known: these were made for it, and are durable. For a position or an instant that is known there are no
+    /// ids: a mark says that something was received, not what came of it.
     Duplicate(Vec<InvocationId>),
 }
 
@@ -171,6 +181,8 @@ pub enum Pausable {
     Function(FunctionName),
     /// Intake from a source.
     Source(SourceName),
+    /// Runs of a schedule.
+    Schedule(ScheduleId),
 }
 
 /// The durable queue.
@@ -181,11 +193,12 @@ pub enum Pausable {
 pub trait InvocationQueue: Send + Sync {
     /// Accepts all drafts, or none. Durable before it returns; concurrent calls share one sync.
     ///
-    /// A repeat of a dedup key waits for the first one's commit and answers as it did.
+    /// A repeat of a dedup key, a position or an instant waits for the first one's commit and answers as it did.
     ///
     /// # Errors
-    /// [`StoreError::Full`] and [`StoreError::TooManyWaiting`] at a bound, [`StoreError::KeyReused`] when the key came
-    /// with another request. Nothing was accepted.
+    /// [`StoreError::Full`], [`StoreError::TooManyWaiting`] and [`StoreError::TooMany`] at a bound,
+    /// [`StoreError::KeyReused`] when the key came with another request, [`StoreError::NoSchedule`] for the run of an
+    /// unknown schedule. Nothing was accepted.
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError>;
 
     /// Accepts and gives up in one durable step: a message that cannot become an invocation. Counted as accepted and dead.
@@ -198,6 +211,10 @@ pub trait InvocationQueue: Send + Sync {
         reason: Reason,
         detail: &str,
     ) -> Result<Accepted, StoreError>;
+
+    /// Notes that the message at this position was received and nobody wants it. It may be forgotten: the message made no
+    /// invocation, so one that comes again is looked at again, and makes none or its first.
+    fn pass(&self, position: &Position);
 
     /// Claims up to `n` invocations of each lane that may run now, in lane order, oldest first within a lane.
     ///
@@ -283,6 +300,17 @@ pub enum StoreError {
         /// How many wait.
         waiting: u64,
     },
+    /// A bound of what is remembered beside invocations. Nothing is forgotten to make room.
+    #[error("more than {most} {what} are not kept")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        most: usize,
+    },
+    /// There is no such schedule.
+    #[error("there is no schedule {0}")]
+    NoSchedule(ScheduleId),
     /// The dedup key came with another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -322,11 +350,15 @@ impl StoreError {
     /// When to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            StoreError::Full { .. } | StoreError::TooManyWaiting { .. } | StoreError::Rebuilding { .. } => {
-                Retry::After(Duration::from_secs(1))
-            }
+            StoreError::Full { .. }
+            | StoreError::TooManyWaiting { .. }
+            | StoreError::TooMany { .. }
+            | StoreError::Rebuilding { .. } => Retry::After(Duration::from_secs(1)),
             StoreError::Failed { .. } | StoreError::Closed => Retry::After(Duration::from_secs(5)),
-            StoreError::KeyReused | StoreError::Damaged { .. } | StoreError::NoBody => Retry::Never,
+            StoreError::KeyReused
+            | StoreError::NoSchedule(_)
+            | StoreError::Damaged { .. }
+            | StoreError::NoBody => Retry::Never,
         }
     }
 }

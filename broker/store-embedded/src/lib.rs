@@ -26,6 +26,7 @@ mod ledger;
 mod open;
 mod options;
 mod queue;
+mod received;
 mod record;
 mod segment;
 mod space;

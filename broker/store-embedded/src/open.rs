@@ -645,6 +645,8 @@ fn damaged_letter(from: u64, to: u64) -> Acceptance {
         body: Body::EMPTY,
         drafts: vec![Draft { lane, target: Target::Nobody, call_id, due: None, max_age: None }],
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use broker_model::queue::{Cancelled, Pausable, RedriveError, Settled};
 use broker_model::{
-    Acceptance, Accepted, Delivery, Invocation, InvocationId, InvocationQueue, Lane, Lease, Reason,
+    Acceptance, Accepted, Delivery, Invocation, InvocationId, InvocationQueue, Lane, Lease, Position, Reason,
     Settlement, StoreError, Timestamp,
 };
 
@@ -15,6 +15,7 @@ use crate::EmbeddedStore;
 use crate::bodies::blocking;
 use crate::codec::Put;
 use crate::dedup::Seen;
+use crate::received::Known;
 use crate::record::{self, BodyPlace, How, Record, kind};
 use crate::state::{After, Claim, Ended, Extra, Fresh, Moment, NewOnes};
 use crate::store::{Core, Pending, ReadError, Shared};
@@ -42,6 +43,10 @@ impl InvocationQueue for EmbeddedStore {
         detail: &str,
     ) -> Result<Accepted, StoreError> {
         self.take_in(acceptance, Some((reason, detail))).await
+    }
+
+    fn pass(&self, position: &Position) {
+        self.shared.core().state.received.marks.pass(position);
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
@@ -95,6 +100,7 @@ impl InvocationQueue for EmbeddedStore {
             }
         };
         for acceptance in &mut then {
+            (acceptance.position, acceptance.fire) = (None, None);
             self.spool_large(&mut acceptance.body).await?;
         }
         let written = written(&how, &then);
@@ -277,6 +283,15 @@ impl EmbeddedStore {
             let mut core = self.shared.core();
             let core = &mut *core;
             core.check_open()?;
+            match core.state.received.look(&acceptance)? {
+                Known::New => {}
+                Known::Received => return Ok(Accepted::Duplicate(Vec::new())),
+                Known::OnItsWay => {
+                    let (waiter, receiver) = oneshot::channel();
+                    core.state.received.wait(&acceptance, waiter);
+                    break 'taken (Accepted::Duplicate(Vec::new()), receiver);
+                }
+            }
             if let Some(key) = &acceptance.dedup {
                 match core.state.dedup.look(key, now.mono) {
                     Seen::New => {}
@@ -298,6 +313,8 @@ impl EmbeddedStore {
             if end.is_none() && waiting + drafts > self.shared.options.waiting {
                 return Err(StoreError::TooManyWaiting { waiting });
             }
+            core.state.received.check_room(&acceptance)?;
+            core.state.received.begin(&acceptance);
             let first = core.state.next_number;
             core.state.next_number += drafts;
             record::fill(&mut payload, 0, first, now.wall);

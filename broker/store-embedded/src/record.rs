@@ -3,6 +3,7 @@
 //! Acceptances carry their acceptance numbers and moment at a fixed place at the front, so that everything else can be
 //! written down before the lock is taken and only those be filled in under it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +11,14 @@ use bytes::Bytes;
 use broker_model::attempt::{Answer, Asked, Class};
 use broker_model::dead_letter::AskedReason;
 use broker_model::invocation::{CallbackCall, FunctionCall};
+use broker_model::position::{Mark, MarkChange, Marks};
 use broker_model::queue::Pausable;
+use broker_model::ranges::Ranges;
+use broker_model::schedule::{Entry, Instant, ScheduleBook};
 use broker_model::{
-    Acceptance, Attempt, AttemptHistory, Body, CallId, DedupKey, Draft, Fingerprint, FunctionName, Headers,
-    InvocationId, Lane, LaneTarget, Origin, Outcome, QueueName, Reason, SourceName, StoredBody, Target,
-    Timestamp, Topic, Totals,
+    Acceptance, Attempt, AttemptHistory, Body, CallId, DedupKey, Draft, Fingerprint, Fire, FunctionName,
+    Headers, InvocationId, Lane, LaneTarget, Origin, Outcome, Partition, Position, QueueName, Reason,
+    Schedule, ScheduleId, SourceName, StoredBody, Target, Timestamp, Topic, Totals,
 };
 
 use crate::codec::{Malformed, Put, Take};
@@ -32,6 +36,8 @@ pub(crate) mod kind {
     pub(crate) const PAUSE: u8 = 9;
     pub(crate) const CHECKPOINT: u8 = 10;
     pub(crate) const KEYS: u8 = 11;
+    pub(crate) const MARK: u8 = 12;
+    pub(crate) const SCHEDULE: u8 = 13;
 }
 
 /// One record, read.
@@ -48,6 +54,8 @@ pub(crate) enum Record {
     Pause { what: Pausable, held: bool },
     Checkpoint(Small),
     Keys(Vec<KeyRow>),
+    Marked(MarkChange),
+    Scheduled(ScheduleChange),
 }
 
 /// An acceptance as it stands on disk.
@@ -118,6 +126,18 @@ pub(crate) struct Small {
     pub(crate) damaged: u64,
     /// Journal numbers (from, to) that are known to be missing and were reported.
     pub(crate) gaps: Vec<(u64, u64)>,
+    /// What sources with positions received.
+    pub(crate) marks: Marks,
+    /// The schedules, and what ran of them.
+    pub(crate) schedules: ScheduleBook,
+}
+
+/// What happens to a schedule beside its runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ScheduleChange {
+    Put(Schedule),
+    Removed(ScheduleId),
+    Passed(ScheduleId, Timestamp),
 }
 
 /// A dedup key carried forward when its acceptance's segment went.
@@ -312,6 +332,96 @@ pub(crate) fn small(small: &Small) -> Vec<u8> {
         put.var(*from);
         put.var(*to);
     }
+    put_marks(&mut put, &small.marks);
+    put_schedules(&mut put, &small.schedules);
+    put.0
+}
+
+fn put_marks(put: &mut Put, marks: &Marks) {
+    put.var(marks.len() as u64);
+    for (partition, mark) in marks.iter() {
+        put_partition(put, partition);
+        put.var(mark.below());
+        put.maybe(mark.committed());
+        put_ranges(put, mark.above());
+    }
+}
+
+fn put_schedules(put: &mut Put, schedules: &ScheduleBook) {
+    put.var(schedules.len() as u64);
+    for entry in schedules.iter() {
+        put_schedule(put, &entry.schedule);
+        put.u64(entry.decided.as_nanos());
+        put.maybe(entry.last_fire.map(Timestamp::as_nanos));
+        put_ranges(put, &entry.fired);
+    }
+}
+
+/// Each range by its distance from the one before, and its length.
+fn put_ranges(put: &mut Put, ranges: &Ranges) {
+    put.var(ranges.len() as u64);
+    let mut before = 0;
+    for range in ranges.iter() {
+        put.var(range.start - before);
+        put.var(range.end - range.start);
+        before = range.end;
+    }
+}
+
+fn put_partition(put: &mut Put, partition: &Partition) {
+    put.text(partition.source().as_str());
+    put.text(partition.stream());
+    put.text(partition.incarnation());
+    put.var(u64::from(partition.number()));
+}
+
+fn put_schedule(put: &mut Put, schedule: &Schedule) {
+    put.text(schedule.id.as_str());
+    put_function(put, &schedule.function);
+    put.text(&schedule.expression);
+    put.u64(schedule.anchor.as_nanos());
+}
+
+pub(crate) fn mark(change: &MarkChange) -> Vec<u8> {
+    let mut put = Put::default();
+    match change {
+        MarkChange::Resumed { partition, voided, below, committed } => {
+            put.u8(0);
+            put_partition(&mut put, partition);
+            put.u8(u8::from(*voided));
+            put.var(*below);
+            put.maybe(*committed);
+        }
+        MarkChange::Committed { partition, next } => {
+            put.u8(1);
+            put_partition(&mut put, partition);
+            put.var(*next);
+        }
+        MarkChange::Reset { source } => {
+            put.u8(2);
+            put.text(source.as_str());
+        }
+    }
+    put.0
+}
+
+pub(crate) fn schedule(change: &ScheduleChange) -> Vec<u8> {
+    let mut put = Put::default();
+    match change {
+        ScheduleChange::Put(schedule) => {
+            put.u8(0);
+            put_schedule(&mut put, schedule);
+        }
+        ScheduleChange::Removed(id) => {
+            put.u8(1);
+            put.text(id.as_str());
+        }
+        ScheduleChange::Passed(id, until) => {
+            put.u8(2);
+            put.text(id.as_str());
+            put.u64(until.as_nanos());
+        }
+    }
     put.0
 }
 
@@ -364,13 +474,27 @@ pub(crate) fn moved(moved: &Moved) -> Vec<u8> {
     put.0
 }
 
+/// What an acceptance has beside its invocations.
+const KEYED: u8 = 1;
+const PLACED: u8 = 2;
+const FIRED: u8 = 4;
+
 fn put_acceptance(put: &mut Put, acceptance: &Acceptance) {
-    match &acceptance.dedup {
-        None => put.u8(0),
-        Some(key) => {
-            put.u8(1);
-            put_dedup(put, key);
-        }
+    let Acceptance { dedup, position, fire, .. } = acceptance;
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    put.u8(flag(dedup.is_some(), KEYED) | flag(position.is_some(), PLACED) | flag(fire.is_some(), FIRED));
+    if let Some(key) = dedup {
+        put_dedup(put, key);
+    }
+    if let Some(Position { partition, offset }) = position {
+        put_partition(put, partition);
+        put.var(*offset);
+    }
+    if let Some(fire) = fire {
+        put.text(fire.schedule.as_str());
+        put_function(put, &fire.function);
+        put.maybe(fire.instant.map(|instant| instant.at.as_nanos()));
+        put.maybe(fire.instant.map(|instant| instant.after.as_nanos()));
     }
     put_origin(put, &acceptance.origin);
     put.var(acceptance.drafts.len() as u64);
@@ -480,6 +604,10 @@ fn put_pausable(put: &mut Put, what: &Pausable) {
             put.u8(1);
             put.text(source.as_str());
         }
+        Pausable::Schedule(id) => {
+            put.u8(2);
+            put.text(id.as_str());
+        }
     }
 }
 
@@ -560,6 +688,13 @@ pub(crate) fn read(kind: u8, payload: Bytes) -> Result<Record, Malformed> {
             }
             Record::Keys(rows)
         }
+        kind::MARK => Record::Marked(take_mark(take)?),
+        kind::SCHEDULE => Record::Scheduled(match take.u8()? {
+            0 => ScheduleChange::Put(take_schedule(take)?),
+            1 => ScheduleChange::Removed(take_schedule_id(take)?),
+            2 => ScheduleChange::Passed(take_schedule_id(take)?, Timestamp::from_nanos(take.u64()?)),
+            _ => return Err(Malformed),
+        }),
         _ => return Err(Malformed),
     })
 }
@@ -575,10 +710,17 @@ fn take_accepted(take: &mut Take) -> Result<Accepted, Malformed> {
 }
 
 fn take_acceptance(take: &mut Take) -> Result<Acceptance, Malformed> {
-    let dedup = match take.u8()? {
-        0 => None,
-        _ => Some(take_dedup(take)?),
+    let flags = take.u8()?;
+    if flags & !(KEYED | PLACED | FIRED) != 0 {
+        return Err(Malformed);
+    }
+    let dedup = if flags & KEYED != 0 { Some(take_dedup(take)?) } else { None };
+    let position = if flags & PLACED != 0 {
+        Some(Position { partition: take_partition(take)?, offset: take.var()? })
+    } else {
+        None
     };
+    let fire = if flags & FIRED != 0 { Some(Box::new(take_fire(take)?)) } else { None };
     let origin = take_origin(take)?;
     let count = take.count()?;
     let drafts = (0..count).map(|_| take_draft(take)).collect::<Result<_, _>>()?;
@@ -596,7 +738,7 @@ fn take_acceptance(take: &mut Take) -> Result<Acceptance, Malformed> {
         }
         _ => return Err(Malformed),
     };
-    Ok(Acceptance { origin, headers, body, drafts, dedup })
+    Ok(Acceptance { origin, headers, body, drafts, dedup, position, fire })
 }
 
 fn take_settled(take: &mut Take) -> Result<Settled, Malformed> {
@@ -669,7 +811,83 @@ fn take_small(take: &mut Take) -> Result<Small, Malformed> {
     small.paused = (0..paused).map(|_| take_pausable(take)).collect::<Result<_, _>>()?;
     let gaps = take.count()?;
     small.gaps = (0..gaps).map(|_| Ok((take.var()?, take.var()?))).collect::<Result<_, Malformed>>()?;
+    // A directory of a version before has none.
+    if take.left() == 0 {
+        return Ok(small);
+    }
+    let marks = take.count()?;
+    for _ in 0..marks {
+        let partition = take_partition(take)?;
+        let (below, committed) = (take.var()?, take.maybe()?);
+        small.marks.put(partition, Mark::from_parts(below, take_ranges(take)?, committed));
+    }
+    let schedules = take.count()?;
+    for _ in 0..schedules {
+        small.schedules.restore(Entry {
+            schedule: take_schedule(take)?,
+            decided: Timestamp::from_nanos(take.u64()?),
+            last_fire: take.maybe()?.map(Timestamp::from_nanos),
+            fired: take_ranges(take)?,
+        });
+    }
     Ok(small)
+}
+
+fn take_ranges(take: &mut Take) -> Result<Ranges, Malformed> {
+    let count = take.count()?;
+    let mut before = 0u64;
+    (0..count)
+        .map(|_| {
+            let start = before.checked_add(take.var()?).ok_or(Malformed)?;
+            before = start.checked_add(take.var()?).ok_or(Malformed)?;
+            Ok(start..before)
+        })
+        .collect()
+}
+
+fn take_partition(take: &mut Take) -> Result<Arc<Partition>, Malformed> {
+    let source = take_source(take)?;
+    let (stream, incarnation, number) = (take.text()?, take.text()?, take.small()?);
+    Partition::new(source, &stream, &incarnation, number).map(Arc::new).map_err(|_| Malformed)
+}
+
+fn take_schedule_id(take: &mut Take) -> Result<ScheduleId, Malformed> {
+    ScheduleId::parse(&take.text()?).map_err(|_| Malformed)
+}
+
+fn take_schedule(take: &mut Take) -> Result<Schedule, Malformed> {
+    Ok(Schedule {
+        id: take_schedule_id(take)?,
+        function: take_function(take)?,
+        expression: take.text()?,
+        anchor: Timestamp::from_nanos(take.u64()?),
+    })
+}
+
+fn take_fire(take: &mut Take) -> Result<Fire, Malformed> {
+    let (schedule, function) = (take_schedule_id(take)?, take_function(take)?);
+    let instant = match (take.maybe()?, take.maybe()?) {
+        (None, None) => None,
+        (Some(at), Some(after)) => {
+            Some(Instant { at: Timestamp::from_nanos(at), after: Timestamp::from_nanos(after) })
+        }
+        _ => return Err(Malformed),
+    };
+    Ok(Fire { schedule, function, instant })
+}
+
+fn take_mark(take: &mut Take) -> Result<MarkChange, Malformed> {
+    Ok(match take.u8()? {
+        0 => MarkChange::Resumed {
+            partition: take_partition(take)?,
+            voided: take.u8()? != 0,
+            below: take.var()?,
+            committed: take.maybe()?,
+        },
+        1 => MarkChange::Committed { partition: take_partition(take)?, next: take.var()? },
+        2 => MarkChange::Reset { source: take_source(take)? },
+        _ => return Err(Malformed),
+    })
 }
 
 fn take_dedup(take: &mut Take) -> Result<DedupKey, Malformed> {
@@ -742,6 +960,7 @@ fn take_pausable(take: &mut Take) -> Result<Pausable, Malformed> {
     Ok(match take.u8()? {
         0 => Pausable::Function(take_function(take)?),
         1 => Pausable::Source(take_source(take)?),
+        2 => Pausable::Schedule(take_schedule_id(take)?),
         _ => return Err(Malformed),
     })
 }
@@ -852,6 +1071,56 @@ mod tests {
                 key: Fingerprint(1),
                 request: Fingerprint(u128::MAX),
             }),
+            position: Some(Position { partition: partition(), offset: u64::MAX - 1 }),
+            fire: Some(Box::new(Fire {
+                schedule: schedule_kept().id,
+                function: schedule_kept().function,
+                instant: Some(Instant { at: Timestamp::from_nanos(60), after: Timestamp::EPOCH }),
+            })),
+        }
+    }
+
+    fn partition() -> Arc<Partition> {
+        let source = SourceName::parse("bus").unwrap();
+        Arc::new(Partition::new(source, "orders", "Zm9v", u32::MAX).unwrap())
+    }
+
+    fn schedule_kept() -> Schedule {
+        let function = FunctionName::parse("report", "openfaas-fn").unwrap();
+        let id = ScheduleId::derive(&function, "@every 1m", 0);
+        Schedule { id, function, expression: "@every 1m".into(), anchor: Timestamp::from_nanos(7) }
+    }
+
+    #[test]
+    fn what_sources_and_schedules_received_reads_back_as_it_was() {
+        let mut kept = Small::default();
+        let above = [5..6, 9..u64::MAX].into_iter().collect();
+        kept.marks.put(partition(), Mark::from_parts(3, above, Some(2)));
+        kept.schedules.put(&schedule_kept());
+        let instant = Instant { at: Timestamp::from_nanos(60), after: Timestamp::from_nanos(7) };
+        kept.schedules.fired(&schedule_kept().id, instant);
+        kept.paused.push(Pausable::Schedule(schedule_kept().id));
+
+        let Record::Checkpoint(found) = read(kind::CHECKPOINT, small(&kept).into()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(found, kept);
+
+        let resumed =
+            |committed| MarkChange::Resumed { partition: partition(), voided: true, below: 4, committed };
+        let source = SourceName::parse("bus").unwrap();
+        let committed = MarkChange::Committed { partition: partition(), next: 1 << 40 };
+        for change in [resumed(None), resumed(Some(0)), committed, MarkChange::Reset { source }] {
+            let Record::Marked(found) = read(kind::MARK, mark(&change).into()).unwrap() else { panic!() };
+            assert_eq!(found, change);
+        }
+        let id = schedule_kept().id;
+        let passed = ScheduleChange::Passed(id.clone(), Timestamp::from_nanos(u64::MAX));
+        for change in [ScheduleChange::Put(schedule_kept()), ScheduleChange::Removed(id), passed] {
+            let Record::Scheduled(found) = read(kind::SCHEDULE, schedule(&change).into()).unwrap() else {
+                panic!()
+            };
+            assert_eq!(found, change);
         }
     }
 

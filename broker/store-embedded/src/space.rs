@@ -279,8 +279,13 @@ fn copy_one(
                 }
             }
         }
-        let mut copy =
-            Acceptance { drafts: Vec::with_capacity(seen.len()), dedup: None, ..acceptance.clone() };
+        let mut copy = Acceptance {
+            drafts: Vec::with_capacity(seen.len()),
+            dedup: None,
+            position: None,
+            fire: None,
+            ..acceptance.clone()
+        };
         copy.drafts.extend(seen.iter().map(|seen| acceptance.drafts[seen.nth].clone()));
         let payload = record::moved(&Moved { at, acceptance: copy, parts });
         let marks = seen

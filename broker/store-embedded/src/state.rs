@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use broker_model::attempt::Class;
 use broker_model::lease::{Tenure, may_settle, wait_after_interruptions};
+use broker_model::position::MarkChange;
 use broker_model::queue::{Cancelled, Pausable};
 use broker_model::{
     Acceptance, AttemptHistory, Body, CallId, InvocationId, Lane, Lease, Origin, Reason, Totals,
@@ -22,8 +23,10 @@ use crate::dedup::{Dedup, Waiter};
 use crate::index::{self, Change, Key};
 use crate::lanes::Lanes;
 use crate::options::{Options, Retention};
+use crate::received::Received;
 use crate::record::{
-    self, Accepted, BodyFile, BodyPlace, How, KeyRow, Moved, Record, Settled, Small, Standing, nanos,
+    self, Accepted, BodyFile, BodyPlace, How, KeyRow, Moved, Record, ScheduleChange, Settled, Small,
+    Standing, nanos,
 };
 use crate::table::{Entry, Phase, Place, Table};
 
@@ -125,6 +128,8 @@ pub(crate) enum After {
     },
     Moved(Vec<MovedMark>),
     Keys(Vec<KeyRow>),
+    Marked(MarkChange),
+    Scheduled(ScheduleChange),
     /// No record: its waiter only wants to know that all before it is durable.
     Barrier,
 }
@@ -186,7 +191,16 @@ pub(crate) fn tally(small: &mut Small, after: &After) {
                 small.paused.push(what.clone());
             }
         }
-        After::Started | After::Moved(_) | After::Keys(_) | After::Barrier => {}
+        After::Scheduled(ScheduleChange::Removed(id)) => {
+            small.paused.retain(|paused| *paused != Pausable::Schedule(id.clone()));
+        }
+        // What sources and schedules received is not kept here: whoever begins a segment asks for it.
+        After::Marked(_)
+        | After::Scheduled(_)
+        | After::Started
+        | After::Moved(_)
+        | After::Keys(_)
+        | After::Barrier => {}
     }
 }
 
@@ -259,6 +273,7 @@ pub(crate) struct State {
     retained_count: usize,
     pub(crate) space: BTreeMap<u32, Space>,
     pub(crate) dedup: Dedup,
+    pub(crate) received: Received,
     body_of: HashMap<u64, BodyFile>,
     body_refs: HashMap<BodyFile, u64>,
     /// Body files nobody refers to any more.
@@ -303,6 +318,7 @@ impl State {
             retained_count: 0,
             space: BTreeMap::new(),
             dedup: Dedup::new(options.dedup),
+            received: Received::default(),
             body_of: HashMap::new(),
             body_refs: HashMap::new(),
             doomed: Vec::new(),
@@ -852,6 +868,7 @@ impl State {
                 if let Some(key) = &new.acceptance.dedup {
                     told.extend(self.dedup.commit(key, new.first, place.segment));
                 }
+                told.extend(self.received.commit(&new.acceptance));
             }
             After::Settled { number, life, ended, attempt, then } => {
                 if let Some(extra) = self.extras.get_mut(&number)
@@ -875,6 +892,8 @@ impl State {
                     part += new.acceptance.drafts.len() as u32;
                 }
             }
+            After::Marked(change) => self.received.marks.apply(&change),
+            After::Scheduled(change) => self.change_schedules(&change),
             After::Redriven { number, life, at } => self.redrive(number, life, at),
             After::Paused { what, held } => {
                 if held {
@@ -1084,7 +1103,11 @@ impl State {
                 self.paused = small.paused.into_iter().collect();
                 self.next_number = self.next_number.max(small.next);
                 self.damaged = small.damaged;
+                self.received.marks = small.marks;
+                self.received.schedules = small.schedules;
             }
+            Record::Marked(change) => self.received.marks.apply(&change),
+            Record::Scheduled(change) => self.change_schedules(&change),
             Record::Pause { what, held } => {
                 if held {
                     self.paused.insert(what);
@@ -1102,9 +1125,17 @@ impl State {
         }
     }
 
+    fn change_schedules(&mut self, change: &ScheduleChange) {
+        self.received.change_schedules(change);
+        if let ScheduleChange::Removed(id) = change {
+            self.paused.remove(&Pausable::Schedule(id.clone()));
+        }
+    }
+
     fn replay_accepted(&mut self, accepted: Accepted, place: Place, part: u32, size: u32, now: Moment) {
         let Accepted { first, at, acceptance, end } = accepted;
         let count = acceptance.drafts.len() as u32;
+        self.received.book(&acceptance);
         if let Some(key) = &acceptance.dedup {
             let age = Duration::from_nanos(now.wall.saturating_sub(at));
             self.dedup.remember(key, (first, count, at), place.segment, now.mono, age);
@@ -1235,6 +1266,8 @@ impl State {
             next: self.next_number,
             damaged: self.damaged,
             gaps,
+            marks: self.received.marks.clone(),
+            schedules: self.received.schedules.clone(),
         }
     }
 

@@ -65,7 +65,11 @@ fn run(shared: &Shared, mut journal: Journal) {
         let Some(mut batch) = next_batch(shared, &mut journal) else { break };
         let outcome = write(shared, &mut journal, &mut batch);
         if let Err(Failure(what, error)) = outcome {
-            // Its waiters go with the batch, after this: whoever finds no answer finds the reason.
+            // It is refused with whatever queued behind it, and so is who waited for one of it as for a first.
+            {
+                let mut core = shared.core();
+                batch.into_iter().rev().for_each(|pending| core.pending.push_front(pending));
+            }
             fail(shared, what, &error);
         }
     }
@@ -136,7 +140,12 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
     bytes.clear();
     let mut begun = None;
     if journal.at + needed > journal.len {
-        let checkpoint = record::small(&journal.small);
+        let checkpoint = {
+            // It has what the batches before said, and notes besides that are worth no record of their own.
+            let received = &shared.core().state.received;
+            let (marks, schedules) = (received.marks.clone(), received.schedules.clone());
+            record::small(&Small { marks, schedules, ..journal.small.clone() })
+        };
         let front = segment::HEADER + segment::batch_size(checkpoint.len(), 1) as u64;
         begun = upkeep::next_segment(shared, front + needed);
         let Some(spare) = &begun else {
@@ -241,9 +250,9 @@ fn wait_for_room(shared: &Shared, batch: Vec<Pending>) {
                 core.pending_drafts -= new.acceptance.drafts.len() as u64;
                 let what = core.full.clone().unwrap_or_else(|| "disk".into());
                 let error = core.full_error(&what);
-                let mut told = Vec::new();
+                let mut told = core.state.received.forget(&new.acceptance);
                 if let Some(key) = &new.acceptance.dedup {
-                    told = core.state.dedup.forget(key, new.first);
+                    told.extend(core.state.dedup.forget(key, new.first));
                 }
                 core.asked -= 1;
                 told.extend(pending.waiter);
@@ -282,10 +291,16 @@ fn state_sync(journal: &mut Journal) {
 
 fn refuse_all(core: &mut Core, error: &StoreError) {
     for pending in std::mem::take(&mut core.pending) {
+        let mut told = Vec::new();
         if let After::Accepted(new, _) = &pending.after {
             core.pending_drafts -= new.acceptance.drafts.len() as u64;
+            told = core.state.received.forget(&new.acceptance);
+            if let Some(key) = &new.acceptance.dedup {
+                told.extend(core.state.dedup.forget(key, new.first));
+            }
         }
-        if let Some(waiter) = pending.waiter {
+        told.extend(pending.waiter);
+        for waiter in told {
             let _ = waiter.send(Err(error.clone()));
         }
     }

@@ -25,6 +25,8 @@ pub(crate) fn event_from(
             time: None,
             // Core NATS never sends a message again, so there is nothing to recognise.
             dedup: None,
+            position: None,
+            fire: None,
         }),
         Err(error) => Err(Box::new(Quarantined {
             source: source.clone(),
@@ -33,6 +35,7 @@ pub(crate) fn event_from(
             raw: message.payload,
             why: format!("its subject is no topic: {error}").into(),
             dedup: None,
+            position: None,
         })),
     }
 }

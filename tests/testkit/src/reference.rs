@@ -14,11 +14,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use broker_model::lease::{Tenure, may_settle, wait_after_interruptions};
 use broker_model::ledger::{Filter, LaneStats, Listed, Page, Refusing, StoreHealth};
+use broker_model::position::MarkStatus;
 use broker_model::queue::{Cancelled, Pausable, RedriveError, Settled};
 use broker_model::{
     Acceptance, Accepted, AttemptHistory, Body, BodyChunks, BodyReader, Clock, DeadLetter, Delivery, Draft,
-    Fingerprint, Invocation, InvocationId, InvocationQueue, Lane, Lease, Ledger, Reason, Record, Settlement,
-    Spool, State, StoreError, StoredBody, Timestamp, Totals,
+    Fingerprint, Invocation, InvocationId, InvocationQueue, Lane, Lease, Ledger, Partition, Position,
+    Positions, Reason, Record, Resume, Schedule, ScheduleId, ScheduleState, Schedules, Settlement,
+    SourceName, Spool, State, StoreError, StoredBody, Timestamp, Totals, Upstream, Voided,
 };
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -68,6 +70,8 @@ struct Disk {
     held: BTreeSet<u64>,
     keys: HashMap<(Box<str>, Fingerprint), Remembered>,
     paused: BTreeSet<Pausable>,
+    marks: BTreeMap<Arc<Partition>, Mark>,
+    schedules: BTreeMap<ScheduleId, Kept>,
     totals: Totals,
     bodies: HashMap<u64, Vec<Bytes>>,
     bodies_made: u64,
@@ -123,6 +127,60 @@ enum Gate {
     Retry { at: Duration, on_the_wall: Timestamp },
     /// A due time, on the wall clock.
     Due(Timestamp),
+}
+
+/// What was received of a partition, position by position.
+#[derive(Default)]
+struct Mark {
+    /// All below this were received by somebody.
+    floor: u64,
+    received: BTreeSet<u64>,
+    committed: Option<u64>,
+}
+
+impl Mark {
+    fn has(&self, offset: u64) -> bool {
+        offset < self.floor || self.received.contains(&offset)
+    }
+
+    /// The first offset that was not received.
+    fn below(&self) -> u64 {
+        (self.floor..).find(|offset| !self.has(*offset)).unwrap_or(u64::MAX)
+    }
+
+    /// Why it is not believed, when the upstream says this.
+    fn void(&self, upstream: &Upstream) -> Option<Voided> {
+        let Upstream { committed, earliest, end } = *upstream;
+        let out = |position| Voided::OutOfRange { position, earliest, end };
+        let top = self.received.last().map_or(self.floor, |last| self.floor.max(last + 1));
+        match (self.committed, committed) {
+            (Some(ours), None) => Some(Voided::CommitMissing { ours }),
+            (Some(ours), Some(upstream)) if upstream < ours => Some(Voided::CommitBelow { ours, upstream }),
+            _ if top > end => Some(out(top)),
+            (_, Some(next)) if next > end || next.max(self.below()) < earliest => {
+                Some(out(next.max(self.below())))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A schedule and the instants that ran.
+struct Kept {
+    schedule: Schedule,
+    decided: Timestamp,
+    ran: BTreeSet<Timestamp>,
+}
+
+impl Kept {
+    fn state(&self, paused: &BTreeSet<Pausable>) -> ScheduleState {
+        ScheduleState {
+            schedule: self.schedule.clone(),
+            paused: paused.contains(&Pausable::Schedule(self.schedule.id.clone())),
+            decided: self.decided,
+            last_fire: self.ran.last().copied(),
+        }
+    }
 }
 
 struct Remembered {
@@ -368,12 +426,39 @@ impl Disk {
 
     /// The answer to a repeat, when this is one.
     fn repeat(&self, acceptance: &Acceptance, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
+        if let Some(position) = &acceptance.position
+            && self.marks.get(&position.partition).is_some_and(|mark| mark.has(position.offset))
+        {
+            return Ok(Some(Accepted::Duplicate(Vec::new())));
+        }
+        if let Some((fire, instant)) = acceptance.fire.as_ref().and_then(|fire| Some((fire, fire.instant?))) {
+            match self.schedules.get(&fire.schedule) {
+                None => return Err(StoreError::NoSchedule(fire.schedule.clone())),
+                Some(kept) if kept.ran.contains(&instant.at) => {
+                    return Ok(Some(Accepted::Duplicate(Vec::new())));
+                }
+                Some(_) => {}
+            }
+        }
         let Some(key) = &acceptance.dedup else { return Ok(None) };
         match self.keys.get(&(key.scope.clone(), key.key)) {
             Some(known) if now.since(known.at) >= self.bounds.dedup_window => Ok(None),
             Some(known) if known.request != key.request => Err(StoreError::KeyReused),
             Some(known) => Ok(Some(Accepted::Duplicate(known.ids.clone()))),
             None => Ok(None),
+        }
+    }
+
+    /// Counts what an acceptance says of its position and its instant.
+    fn receive(&mut self, acceptance: &Acceptance) {
+        if let Some(position) = &acceptance.position {
+            self.marks.entry(position.partition.clone()).or_default().received.insert(position.offset);
+        }
+        if let Some((fire, instant)) = acceptance.fire.as_ref().and_then(|fire| Some((fire, fire.instant?)))
+            && let Some(kept) = self.schedules.get_mut(&fire.schedule)
+        {
+            kept.ran.insert(instant.at);
+            kept.decided = kept.decided.max(instant.at);
         }
     }
 
@@ -389,7 +474,7 @@ impl Disk {
 
     fn take(&mut self, acceptance: Acceptance, clock: &dyn Clock) -> Vec<InvocationId> {
         let (now, since) = (clock.now(), clock.monotonic());
-        let Acceptance { origin, headers, body, drafts, dedup } = acceptance;
+        let Acceptance { origin, headers, body, drafts, dedup, .. } = acceptance;
         let mut ids = Vec::with_capacity(drafts.len());
         for Draft { lane, target, call_id, due, max_age } in drafts {
             self.accepted += 1;
@@ -527,6 +612,7 @@ impl InvocationQueue for ReferenceStore {
         if waiting + acceptance.drafts.len() as u64 > disk.bounds.waiting {
             return Err(StoreError::TooManyWaiting { waiting });
         }
+        disk.receive(&acceptance);
         let ids = disk.take(acceptance, &*self.clock);
         disk.commit();
         self.changed.notify_one();
@@ -545,6 +631,7 @@ impl InvocationQueue for ReferenceStore {
             return Ok(repeat);
         }
         disk.refuses(&acceptance)?;
+        disk.receive(&acceptance);
         let ids = disk.take(acceptance, &*self.clock);
         for id in &ids {
             let number = disk.numbers[id];
@@ -552,6 +639,13 @@ impl InvocationQueue for ReferenceStore {
         }
         disk.commit();
         Ok(Accepted::New(ids))
+    }
+
+    // It may be forgotten; here it is not.
+    fn pass(&self, position: &Position) {
+        if let Ok(mut disk) = self.open() {
+            disk.marks.entry(position.partition.clone()).or_default().received.insert(position.offset);
+        }
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
@@ -718,6 +812,107 @@ fn sleep_before(gate: &Gate, clock: &dyn Clock) -> Duration {
     match gate {
         Gate::Due(_) => left.min(Duration::from_secs(1)),
         Gate::Open | Gate::Retry { .. } => left,
+    }
+}
+
+#[async_trait]
+impl Positions for ReferenceStore {
+    async fn take_up(&self, partition: &Arc<Partition>, upstream: Upstream) -> Result<Resume, StoreError> {
+        let mut disk = self.open()?;
+        let voided = match disk.marks.get(partition) {
+            Some(mark) => mark.void(&upstream),
+            None => disk.marks.keys().find(|other| other.is_place_of(partition)).map(|other| {
+                Voided::AnotherStream { was: other.incarnation().into(), is: partition.incarnation().into() }
+            }),
+        };
+        disk.marks
+            .retain(|other, _| !other.is_place_of(partition) || (*other == *partition && voided.is_none()));
+        let mark = disk.marks.entry(partition.clone()).or_default();
+        let from = match upstream.committed {
+            Some(next) => {
+                let start = if next > upstream.end { upstream.earliest } else { next.max(upstream.earliest) };
+                mark.floor = mark.floor.max(start);
+                Some(mark.below())
+            }
+            None if mark.below() > 0 => Some(mark.below().max(upstream.earliest)),
+            None => None,
+        };
+        mark.committed = upstream.committed.filter(|next| *next <= upstream.end);
+        disk.commit();
+        Ok(Resume { from, voided })
+    }
+
+    async fn committed(&self, partition: &Arc<Partition>, next: u64) -> Result<(), StoreError> {
+        let mut disk = self.open()?;
+        let mark = disk.marks.entry(partition.clone()).or_default();
+        mark.floor = mark.floor.max(next);
+        mark.committed = Some(next);
+        disk.commit();
+        Ok(())
+    }
+
+    async fn reset_positions(&self, source: &SourceName) -> Result<usize, StoreError> {
+        let mut disk = self.open()?;
+        let before = disk.marks.len();
+        disk.marks.retain(|partition, _| partition.source() != source);
+        disk.commit();
+        Ok(before - disk.marks.len())
+    }
+
+    fn marks(&self, source: Option<&SourceName>) -> Vec<MarkStatus> {
+        let disk = self.lock();
+        let of_source = |partition: &Partition| source.is_none_or(|source| partition.source() == source);
+        disk.marks
+            .iter()
+            .filter(|(partition, _)| of_source(partition))
+            .map(|(partition, mark)| {
+                let below = mark.below();
+                let above: Vec<u64> =
+                    mark.received.iter().copied().filter(|offset| *offset > below).collect();
+                MarkStatus {
+                    partition: partition.clone(),
+                    below,
+                    ranges: above.chunk_by(|a, b| a + 1 == *b).count(),
+                    committed: mark.committed,
+                }
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Schedules for ReferenceStore {
+    async fn put_schedule(&self, schedule: Schedule) -> Result<ScheduleState, StoreError> {
+        let mut disk = self.open()?;
+        disk.commit();
+        let Disk { schedules, paused, .. } = &mut *disk;
+        let decided = schedule.anchor;
+        let kept = schedules.entry(schedule.id.clone());
+        let kept = kept.or_insert_with(|| Kept { schedule, decided, ran: BTreeSet::new() });
+        Ok(kept.state(paused))
+    }
+
+    async fn remove_schedule(&self, id: &ScheduleId) -> Result<bool, StoreError> {
+        let mut disk = self.open()?;
+        let removed = disk.schedules.remove(id).is_some();
+        if removed {
+            disk.paused.remove(&Pausable::Schedule(id.clone()));
+        }
+        disk.commit();
+        Ok(removed)
+    }
+
+    async fn pass_over(&self, id: &ScheduleId, until: Timestamp) -> Result<bool, StoreError> {
+        let mut disk = self.open()?;
+        disk.commit();
+        let Some(kept) = disk.schedules.get_mut(id) else { return Ok(false) };
+        kept.decided = kept.decided.max(until);
+        Ok(true)
+    }
+
+    fn schedules(&self) -> Vec<ScheduleState> {
+        let disk = self.lock();
+        disk.schedules.values().map(|kept| kept.state(&disk.paused)).collect()
     }
 }
 

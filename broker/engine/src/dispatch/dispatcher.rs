@@ -137,7 +137,7 @@ impl Dispatcher {
             .into_iter()
             .filter_map(|what| match what {
                 Pausable::Function(function) => Some(function),
-                Pausable::Source(_) => None,
+                Pausable::Source(_) | Pausable::Schedule(_) => None,
             })
             .collect();
         Dispatcher {

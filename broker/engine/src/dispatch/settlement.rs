@@ -31,6 +31,8 @@ pub(crate) fn callback(
         body,
         drafts: vec![to_url(url, invocation)],
         dedup: None,
+        position: None,
+        fire: None,
     })
 }
 
@@ -127,6 +129,8 @@ pub(crate) async fn copy(
         body,
         drafts: vec![draft],
         dedup: None,
+        position: None,
+        fire: None,
     })
 }
 

@@ -342,6 +342,8 @@ mod tests {
             body: Bytes::new(),
             time: Some(Timestamp::from_millis(1_700_000_000_000)),
             dedup: Some(DedupKey { scope: "bus".into(), key: Fingerprint(7), request: Fingerprint(0) }),
+            position: None,
+            fire: None,
         }
     }
 

@@ -7,10 +7,14 @@ use broker_engine::{EngineSettings, SubmitRefusal};
 use broker_model::event::{DedupKey, Fingerprint};
 use broker_model::intake::Quarantined;
 use broker_model::queue::StoreError;
-use broker_model::{Body, CallId, EventSink, Headers, Reason, Refusal, SourceName, State};
+use broker_model::schedule::Instant;
+use broker_model::{
+    Body, CallId, Event, EventSink, Fire, Headers, Ledger, Partition, Position, Positions, Reason, Refusal,
+    Schedule, ScheduleId, Schedules, SourceName, State, Timestamp,
+};
 use testkit::time::eventually;
 
-use crate::broker::{Broker, LONG, Start, event, secs};
+use crate::broker::{Broker, LONG, Start, event, function, secs};
 use crate::script::{Reply, Script};
 
 async fn start(script: &Arc<Script>) -> Broker {
@@ -61,6 +65,93 @@ async fn a_redelivered_event_makes_no_second_invocation() {
     assert_eq!(again.invocations, first.invocations);
     orders.dedup.as_mut().unwrap().request = Fingerprint(2);
     assert!(matches!(broker.engine.intake().publish(orders).await, Err(Refusal::KeyReused)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_with_a_position_is_known_by_it_alone() {
+    let broker = start(&working()).await;
+    let intake = broker.engine.intake();
+    let partition = Partition::new(SourceName::parse("bus").unwrap(), "orders", "a", 0).unwrap();
+    let partition = Arc::new(partition);
+    // The key is the same for all, as when a rewound partition is read again inside the window.
+    let key = DedupKey { scope: "bus".into(), key: Fingerprint(1), request: Fingerprint(1) };
+    let at = |topic: &str, offset| Event {
+        position: Some(Position { partition: partition.clone(), offset }),
+        dedup: Some(key.clone()),
+        ..event(topic)
+    };
+
+    let first = intake.publish(at("orders", 0)).await.unwrap();
+    let again = intake.publish(at("orders", 0)).await.unwrap();
+    let next = intake.publish(at("orders", 1)).await.unwrap();
+    let nobody = intake.publish(at("nobody", 2)).await.unwrap();
+
+    assert_eq!((first.invocations.len(), first.duplicate), (2, false));
+    assert_eq!((again.invocations.len(), again.duplicate), (0, true));
+    assert_eq!((next.invocations.len(), next.duplicate), (2, false));
+    assert_eq!((nobody.invocations.len(), nobody.duplicate), (0, false));
+    let marks = broker.store.marks(None);
+    assert_eq!((marks.len(), marks[0].below), (1, 3), "what nobody wanted moves the mark as well");
+    for id in first.invocations.iter().chain(&next.invocations).map(|(_, id)| *id) {
+        broker.reaches(id, State::Completed).await;
+    }
+    broker.assert_conserved();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_nobody_can_read_is_known_by_its_position() {
+    let broker = start(&working()).await;
+    let partition = Partition::new(SourceName::parse("bus").unwrap(), "orders", "a", 0).unwrap();
+    let message = Quarantined {
+        source: SourceName::parse("bus").unwrap(),
+        topic: None,
+        headers: Headers::new(),
+        raw: "{".into(),
+        why: "not JSON".into(),
+        dedup: None,
+        position: Some(Position { partition: Arc::new(partition), offset: 9 }),
+    };
+
+    let first = broker.engine.intake().quarantine(message.clone()).await.unwrap();
+    let again = broker.engine.intake().quarantine(message).await.unwrap();
+
+    assert_eq!((first.duplicate, again.duplicate), (false, true));
+    assert_eq!(broker.store.totals().dead_in_all(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_a_schedule_goes_to_its_own_function_once() {
+    let script = working();
+    for name in ["report", "other"] {
+        script.deploy(name, &[("topic", "cron-function"), ("schedule", "* * * * *")]);
+    }
+    let broker = start(&script).await;
+    let id = ScheduleId::derive(&function("report"), "* * * * *", 0);
+    let minute = |n: u64| Timestamp::from_millis(60_000 * n);
+    let schedule = Schedule {
+        id: id.clone(),
+        function: function("report"),
+        expression: "* * * * *".into(),
+        anchor: minute(0),
+    };
+    broker.store.put_schedule(schedule).await.unwrap();
+    let run = |instant| {
+        let fire = Fire { schedule: id.clone(), function: function("report"), instant };
+        Event { fire: Some(Box::new(fire)), ..event("cron-function") }
+    };
+    let instant = Some(Instant { at: minute(1), after: minute(0) });
+
+    let first = broker.engine.intake().publish(run(instant)).await.unwrap();
+    let again = broker.engine.intake().publish(run(instant)).await.unwrap();
+    let by_hand = broker.engine.intake().publish(run(None)).await.unwrap();
+
+    assert!(again.duplicate && again.invocations.is_empty());
+    for receipt in [&first, &by_hand] {
+        let functions: Vec<_> = receipt.invocations.iter().map(|(function, _)| function.name()).collect();
+        assert_eq!(functions, ["report"]);
+        broker.reaches(receipt.invocations[0].1, State::Completed).await;
+    }
+    assert_eq!(broker.store.schedules()[0].last_fire, Some(minute(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,6 +213,7 @@ async fn a_message_nobody_can_read_is_kept_as_a_dead_letter() {
         raw: "\u{0}garbage".into(),
         why: "not json".into(),
         dedup: None,
+        position: None,
     };
 
     let receipt = broker.engine.intake().quarantine(message).await.unwrap();

@@ -157,6 +157,8 @@ pub(crate) fn event(topic: &str) -> Event {
         body: Bytes::from_static(b"event"),
         time: None,
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 

@@ -165,12 +165,16 @@ fn judge(refusal: &Refused, over_limit: BodyOverLimit) -> (StatusCode, String, O
 
 fn store(error: &StoreError) -> (StatusCode, Option<u64>) {
     match error {
-        StoreError::TooManyWaiting { .. } => (StatusCode::TOO_MANY_REQUESTS, Some(1)),
+        StoreError::TooManyWaiting { .. } | StoreError::TooMany { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, Some(1))
+        }
         StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, Some(1)),
         StoreError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, None),
         StoreError::Rebuilding { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
         StoreError::Failed { .. } | StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
-        StoreError::Damaged { .. } | StoreError::NoBody => (StatusCode::INTERNAL_SERVER_ERROR, None),
+        StoreError::Damaged { .. } | StoreError::NoBody | StoreError::NoSchedule(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, None)
+        }
     }
 }
 

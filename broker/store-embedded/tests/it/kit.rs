@@ -85,6 +85,8 @@ pub(crate) fn call(name: &str, body: impl Into<Bytes>) -> Acceptance {
         body: Body::Inline(body.into()),
         drafts: vec![draft(name)],
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 

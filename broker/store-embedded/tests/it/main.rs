@@ -9,5 +9,6 @@ mod faults;
 mod index;
 mod kit;
 mod process;
+mod received;
 mod sim;
 mod space;

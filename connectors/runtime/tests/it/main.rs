@@ -182,6 +182,8 @@ fn event(topic: &str) -> Event {
         body: "x".into(),
         time: None,
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 
@@ -431,6 +433,7 @@ async fn every_answer_is_counted_by_its_kind() {
             raw: "?".into(),
             why: "not JSON".into(),
             dedup: None,
+            position: None,
         };
         ctx.health.received(1);
         let _ = ctx.events.quarantine(unreadable).await;

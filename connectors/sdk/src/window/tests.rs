@@ -92,6 +92,8 @@ fn event(body: &str) -> Event {
         body: Bytes::copy_from_slice(body.as_bytes()),
         time: None,
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 

@@ -17,8 +17,10 @@ mod closing;
 mod dying;
 mod leasing;
 mod operating;
+mod placing;
 mod reading;
 mod repeating;
+mod scheduling;
 mod settling;
 mod stress;
 mod waiting;
@@ -122,6 +124,34 @@ rules! {
             a_refused_acceptance_leaves_its_key_free
             a_key_is_forgotten_after_its_window
             a_buried_message_is_recognised_again;
+        placing:
+            a_position_makes_one_invocation
+            concurrent_repeats_of_a_position_make_one_invocation
+            positions_outlive_a_close_and_a_kill
+            positions_do_not_expire
+            a_buried_position_is_recognised_again
+            a_refused_position_stays_free
+            what_nobody_wanted_may_come_again
+            what_is_below_the_commit_is_received
+            a_partition_goes_on_where_it_was_received
+            what_the_upstream_contradicts_is_void
+            a_recreated_stream_is_read_anew
+            a_void_mark_stays_void_over_a_kill
+            a_reset_forgets_the_marks_of_one_source
+            marks_outlive_the_calls_they_came_with;
+        scheduling:
+            an_instant_runs_once
+            concurrent_runs_of_an_instant_make_one_invocation
+            instants_outlive_a_close_and_a_kill
+            a_missed_instant_runs_once_when_it_is_made_up_for
+            a_clock_set_back_repeats_no_instant_and_silences_none
+            a_run_by_hand_is_the_run_of_no_instant
+            an_unknown_schedule_runs_nothing
+            a_refused_run_leaves_its_instant_free
+            a_schedule_keeps_its_anchor
+            a_removed_schedule_is_forgotten_whole
+            what_was_passed_over_is_remembered
+            pauses_of_schedules_are_remembered;
         leasing:
             a_lane_gives_its_oldest_first
             lanes_do_not_mix

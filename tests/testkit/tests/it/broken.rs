@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_model::ledger::{Filter, LaneStats, Listed, Page, StoreHealth};
+use broker_model::position::MarkStatus;
 use broker_model::queue::{Cancelled, Pausable, RedriveError, Settled};
+use broker_model::schedule::Instant;
 use broker_model::{
-    Acceptance, Accepted, Body, BodyChunks, BodyReader, Clock, Delivery, Fingerprint, InvocationId,
-    InvocationQueue, Lane, Lease, Ledger, Reason, Record, Settlement, Spool, StoreError, Timestamp, Totals,
+    Acceptance, Accepted, Body, BodyChunks, BodyReader, Clock, Delivery, Fingerprint, Fire, InvocationId,
+    InvocationQueue, Lane, Lease, Ledger, Partition, Position, Positions, Reason, Record, Resume, Schedule,
+    ScheduleId, ScheduleState, Schedules, Settlement, SourceName, Spool, StoreError, Timestamp, Totals,
+    Upstream,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -51,6 +55,18 @@ enum Fault {
     RedrivesWhatHasNothingToRun,
     RemovesNothing,
     ForgetsPauses,
+    ForgetsPositionsOverAReopening,
+    TakesAPositionTwice,
+    ForgetsPositionsWithTheirCalls,
+    BelievesEveryMark,
+    BelievesNoMark,
+    KeepsMarksOverAReset,
+    RunsAnInstantTwice,
+    RunsNothingBeforeTheLast,
+    CountsRunsByHand,
+    ForgetsAnchors,
+    ForgetsWhatWasPassedOver,
+    RunsUnknownSchedules,
     CutsLargeBodies,
     ReadsBodiesInOnePiece,
     PagesByOffset,
@@ -127,6 +143,19 @@ impl Engine for Broken {
         if let Some(last) = self.last.take() {
             self.whole = last.inner.reopen();
         }
+        if self.fault == Fault::ForgetsPositionsOverAReopening {
+            for mark in self.whole.marks(None) {
+                self.whole.reset_positions(mark.partition.source()).await.unwrap();
+            }
+        }
+        if matches!(self.fault, Fault::ForgetsAnchors | Fault::ForgetsWhatWasPassedOver) {
+            for state in self.whole.schedules() {
+                self.whole.remove_schedule(&state.schedule.id).await.unwrap();
+                if self.fault == Fault::ForgetsWhatWasPassedOver {
+                    self.whole.put_schedule(state.schedule).await.unwrap();
+                }
+            }
+        }
         if self.fault == Fault::ForgetsPauses {
             for what in self.whole.paused() {
                 self.whole.resume(what).await.unwrap();
@@ -176,7 +205,79 @@ impl BrokenStore {
                 _ => {}
             }
         }
+        match self.fault {
+            Fault::TakesAPositionTwice => acceptance.position = None,
+            Fault::RunsAnInstantTwice => acceptance.fire = None,
+            Fault::CountsRunsByHand => {
+                if let Some(fire) = &mut acceptance.fire
+                    && fire.instant.is_none()
+                    && let Some(state) =
+                        self.inner.schedules().iter().find(|s| s.schedule.id == fire.schedule)
+                {
+                    let at = state.decided + Duration::from_secs(60);
+                    fire.instant = Some(Instant { at, after: state.decided });
+                }
+            }
+            Fault::RunsUnknownSchedules => {
+                let known =
+                    |fire: &Fire| self.inner.schedules().iter().any(|s| s.schedule.id == fire.schedule);
+                acceptance.fire = acceptance.fire.filter(|fire| known(fire));
+            }
+            _ => {}
+        }
         acceptance
+    }
+}
+
+#[async_trait]
+impl Positions for BrokenStore {
+    async fn take_up(&self, partition: &Arc<Partition>, upstream: Upstream) -> Result<Resume, StoreError> {
+        match self.fault {
+            Fault::BelievesEveryMark => {
+                let ours = self.inner.marks(None).into_iter().find(|mark| mark.partition == *partition);
+                let committed = upstream.committed.max(ours.and_then(|mark| mark.committed));
+                self.inner.take_up(partition, Upstream { committed, earliest: 0, end: u64::MAX }).await
+            }
+            Fault::BelievesNoMark => {
+                self.inner.reset_positions(partition.source()).await?;
+                self.inner.take_up(partition, upstream).await
+            }
+            _ => self.inner.take_up(partition, upstream).await,
+        }
+    }
+
+    async fn committed(&self, partition: &Arc<Partition>, next: u64) -> Result<(), StoreError> {
+        self.inner.committed(partition, next).await
+    }
+
+    async fn reset_positions(&self, source: &SourceName) -> Result<usize, StoreError> {
+        if self.breaks(Fault::KeepsMarksOverAReset) {
+            return Ok(self.inner.marks(Some(source)).len());
+        }
+        self.inner.reset_positions(source).await
+    }
+
+    fn marks(&self, source: Option<&SourceName>) -> Vec<MarkStatus> {
+        self.inner.marks(source)
+    }
+}
+
+#[async_trait]
+impl Schedules for BrokenStore {
+    async fn put_schedule(&self, schedule: Schedule) -> Result<ScheduleState, StoreError> {
+        self.inner.put_schedule(schedule).await
+    }
+
+    async fn remove_schedule(&self, id: &ScheduleId) -> Result<bool, StoreError> {
+        self.inner.remove_schedule(id).await
+    }
+
+    async fn pass_over(&self, id: &ScheduleId, until: Timestamp) -> Result<bool, StoreError> {
+        self.inner.pass_over(id, until).await
+    }
+
+    fn schedules(&self) -> Vec<ScheduleState> {
+        self.inner.schedules()
     }
 }
 
@@ -184,6 +285,13 @@ impl BrokenStore {
 impl InvocationQueue for BrokenStore {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
         let acceptance = self.disturb(acceptance);
+        if let (Fault::RunsNothingBeforeTheLast, Some(fire)) = (self.fault, &acceptance.fire)
+            && let Some(instant) = fire.instant
+            && let Some(state) = self.inner.schedules().iter().find(|s| s.schedule.id == fire.schedule)
+            && state.last_fire.is_some_and(|last| instant.at <= last)
+        {
+            return Ok(Accepted::Duplicate(Vec::new()));
+        }
         if self.breaks(Fault::AcceptsFanOutsOneByOne) && acceptance.dedup.is_none() {
             let mut ids = Vec::new();
             for draft in &acceptance.drafts {
@@ -207,6 +315,10 @@ impl InvocationQueue for BrokenStore {
         detail: &str,
     ) -> Result<Accepted, StoreError> {
         self.inner.bury(self.disturb(acceptance), reason, detail).await
+    }
+
+    fn pass(&self, position: &Position) {
+        self.inner.pass(position);
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
@@ -266,6 +378,13 @@ impl InvocationQueue for BrokenStore {
             }
             settlement => settlement,
         };
+        if let (Fault::ForgetsPositionsWithTheirCalls, Settlement::Completed { .. }) =
+            (self.fault, &settlement)
+        {
+            for mark in self.inner.marks(None) {
+                self.inner.reset_positions(mark.partition.source()).await?;
+            }
+        }
         if self.breaks(Fault::IgnoresLateLeases) {
             // Whoever holds a lease of that life, current or not.
             let follows = match &settlement {
@@ -521,7 +640,40 @@ faults! {
         what_has_nothing_to_run_is_not_redriven, and stories_find;
     a_store_that_removes_nothing_is_found: RemovesNothing, found by
         a_removed_letter_is_gone_for_good, and stories_find;
-    a_store_that_forgets_pauses_is_found: ForgetsPauses, found by pauses_are_remembered, and stories_find;
+    a_store_that_forgets_pauses_is_found: ForgetsPauses, found by
+        pauses_are_remembered pauses_of_schedules_are_remembered, and stories_find;
+    a_store_that_forgets_positions_over_a_reopening_is_found: ForgetsPositionsOverAReopening, found by
+        positions_outlive_a_close_and_a_kill a_buried_position_is_recognised_again
+        what_is_below_the_commit_is_received a_void_mark_stays_void_over_a_kill
+        a_reset_forgets_the_marks_of_one_source marks_outlive_the_calls_they_came_with
+        a_partition_goes_on_where_it_was_received, and stories_find;
+    a_store_that_takes_a_position_twice_is_found: TakesAPositionTwice, found by
+        a_position_makes_one_invocation concurrent_repeats_of_a_position_make_one_invocation
+        positions_do_not_expire a_refused_position_stays_free what_nobody_wanted_may_come_again, and stories_find;
+    a_store_that_forgets_positions_with_their_calls_is_found: ForgetsPositionsWithTheirCalls, found by
+        a_position_makes_one_invocation marks_outlive_the_calls_they_came_with, and stories_find;
+    a_store_that_believes_every_mark_is_found: BelievesEveryMark, found by
+        what_the_upstream_contradicts_is_void a_void_mark_stays_void_over_a_kill
+        a_partition_goes_on_where_it_was_received, and stories_find;
+    a_store_that_believes_no_mark_is_found: BelievesNoMark, found by
+        a_partition_goes_on_where_it_was_received what_is_below_the_commit_is_received
+        a_recreated_stream_is_read_anew, and stories_find;
+    a_store_that_keeps_marks_over_a_reset_is_found: KeepsMarksOverAReset, found by
+        a_reset_forgets_the_marks_of_one_source, and stories_find;
+    a_store_that_runs_an_instant_twice_is_found: RunsAnInstantTwice, found by
+        an_instant_runs_once concurrent_runs_of_an_instant_make_one_invocation
+        instants_outlive_a_close_and_a_kill, and stories_find;
+    a_store_that_runs_nothing_before_the_last_is_found: RunsNothingBeforeTheLast, found by
+        a_missed_instant_runs_once_when_it_is_made_up_for
+        a_clock_set_back_repeats_no_instant_and_silences_none, and stories_find;
+    a_store_that_counts_runs_by_hand_is_found: CountsRunsByHand, found by
+        a_run_by_hand_is_the_run_of_no_instant, and stories_find;
+    a_store_that_forgets_anchors_is_found: ForgetsAnchors, found by
+        a_schedule_keeps_its_anchor instants_outlive_a_close_and_a_kill, and stories_find;
+    a_store_that_forgets_what_was_passed_over_is_found: ForgetsWhatWasPassedOver, found by
+        what_was_passed_over_is_remembered, and stories_find;
+    a_store_that_runs_unknown_schedules_is_found: RunsUnknownSchedules, found by
+        an_unknown_schedule_runs_nothing, and stories_find;
     a_store_that_cuts_large_bodies_is_found: CutsLargeBodies, found by
         a_large_body_is_spooled_and_streamed a_callback_may_carry_a_spooled_body;
     a_store_that_reads_bodies_in_one_piece_is_found: ReadsBodiesInOnePiece, found by

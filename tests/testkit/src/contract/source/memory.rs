@@ -161,6 +161,7 @@ impl MemorySource {
                 raw: sent.body.clone(),
                 why: "its first byte is 255".into(),
                 dedup: None,
+                position: None,
             }));
         }
         let length = sent.body.len().saturating_sub(usize::from(self.lie == Lie::CutsBodies));
@@ -172,6 +173,8 @@ impl MemorySource {
             body: sent.body.slice(..length),
             time: None,
             dedup: None,
+            position: None,
+            fire: None,
         })
     }
 

@@ -4,13 +4,14 @@
 //! ordered), the reference follows the choice after checking that it was allowed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_model::ledger::{Filter, LaneStats, Page};
 use broker_model::queue::{Pausable, RedriveError, Settled};
 use broker_model::{
-    Acceptance, Accepted, BodyReader, Clock, InvocationId, InvocationQueue, Lane, Lease, Ledger, Reason,
-    Record, Settlement, State, StoreError, Timestamp,
+    Acceptance, Accepted, BodyReader, Clock, InvocationId, InvocationQueue, Lane, Lease, Ledger, Partition,
+    Positions, Reason, Record, Schedule, Schedules, Settlement, State, StoreError, Timestamp, Upstream,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -27,6 +28,14 @@ use crate::time::{a_real_moment, within};
 enum Step {
     Accept { lane: u8, drafts: u8, key: Option<Key>, due: Option<u8>, body: u16 },
     Bury { key: Option<Key> },
+    Receive { partition: Place, offset: u8 },
+    TakeUp { partition: Place, upstream: Upstream },
+    Committed { partition: Place, next: u8 },
+    ResetPositions,
+    PutSchedule { nth: u8, anchor: u8 },
+    RemoveSchedule { nth: u8 },
+    PassOver { nth: u8, until: u8 },
+    Fire { nth: u8, minute: Option<u8> },
     Lease { lane: u8, n: u8 },
     Settle { nth: u16, how: How },
     SettleLate { nth: u16 },
@@ -45,6 +54,19 @@ struct Key {
     scope: u8,
     key: u8,
     request: u8,
+}
+
+/// A partition of the one topic, in one of its incarnations.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u8,
+    incarnation: u8,
+}
+
+impl Place {
+    fn partition(self) -> Arc<Partition> {
+        calls::partition(self.number.into(), if self.incarnation == 0 { "a" } else { "b" })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +96,21 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..3u8).prop_map(|n| How::Release { seconds: n * 7 }),
         3 => (0..10u8, 0..2u8).prop_map(|(reason, then)| How::Die { reason, then }),
     ];
+    // Most of the time the topic is the one it was.
+    let place = || (0..2u8, 0..8u8).prop_map(|(number, n)| Place { number, incarnation: u8::from(n == 7) });
+    // Small numbers, so that most readings contradict or confirm something.
+    let upstream = (proptest::option::weighted(0.8, 0..14u64), 0..4u64, 8..24u64)
+        .prop_map(|(committed, earliest, end)| Upstream { committed, earliest, end });
     prop_oneof![
+        6 => (place(), 0..14u8).prop_map(|(partition, offset)| Step::Receive { partition, offset }),
+        3 => (place(), upstream).prop_map(|(partition, upstream)| Step::TakeUp { partition, upstream }),
+        2 => (place(), 0..14u8).prop_map(|(partition, next)| Step::Committed { partition, next }),
+        1 => Just(Step::ResetPositions),
+        3 => (0..2u8, 0..5u8).prop_map(|(nth, anchor)| Step::PutSchedule { nth, anchor }),
+        1 => (0..2u8).prop_map(|nth| Step::RemoveSchedule { nth }),
+        1 => (0..2u8, 0..9u8).prop_map(|(nth, until)| Step::PassOver { nth, until }),
+        5 => (0..2u8, proptest::option::weighted(0.9, 1..9u8))
+            .prop_map(|(nth, minute)| Step::Fire { nth, minute }),
         8 => (0..3u8, 1..4u8, key(), proptest::option::weighted(0.2, 1..60u8), 0..2000u16)
             .prop_map(|(lane, drafts, key, due, body)| Step::Accept { lane, drafts, key, due, body }),
         1 => key().prop_map(|key| Step::Bury { key }),
@@ -84,8 +120,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => nth().prop_map(|nth| Step::Cancel { nth }),
         3 => nth().prop_map(|nth| Step::Redrive { nth }),
         1 => nth().prop_map(|nth| Step::Remove { nth }),
-        1 => (0..3u8).prop_map(|what| Step::Pause { what }),
-        1 => (0..3u8).prop_map(|what| Step::Resume { what }),
+        1 => (0..4u8).prop_map(|what| Step::Pause { what }),
+        1 => (0..4u8).prop_map(|what| Step::Resume { what }),
         3 => (0..60u8).prop_map(|seconds| Step::Pass { seconds }),
         1 => (0..600u16).prop_map(|seconds| Step::Jump { seconds }),
         2 => prop_oneof![Just(End::Closed), Just(End::Killed)].prop_map(Step::Reopen),
@@ -217,6 +253,9 @@ impl<E: Engine> Pair<E> {
                 Err(StoreError::TooManyWaiting { waiting: theirs }),
             ) => same(waiting, theirs, "how many wait"),
             (Err(StoreError::KeyReused), Err(StoreError::KeyReused)) => Ok(()),
+            (Err(StoreError::NoSchedule(mine)), Err(StoreError::NoSchedule(theirs))) => {
+                same(mine, theirs, "the schedule")
+            }
             _ => Err(format!("answered {store:?}, the reference {reference:?}")),
         }
     }
@@ -239,6 +278,55 @@ impl<E: Engine> Pair<E> {
                 let message = with_key(calls::undecodable(), key);
                 let store = self.bench().store.bury(message.clone(), Reason::Undecodable, "no").await;
                 let reference = self.reference.bury(message, Reason::Undecodable, "no").await;
+                self.accepted(store, reference)
+            }
+            Step::Receive { partition, offset } => {
+                let acceptance = calls::placed(&partition.partition(), offset.into());
+                let store = self.bench().store.accept(acceptance.clone()).await;
+                let reference = self.reference.accept(acceptance).await;
+                self.accepted(store, reference)
+            }
+            Step::TakeUp { partition, upstream } => {
+                let partition = partition.partition();
+                let store = self.bench().store.take_up(&partition, upstream).await;
+                let reference = self.reference.take_up(&partition, upstream).await;
+                same(&store.map_err(words), &reference.map_err(words), "where to go on")
+            }
+            Step::Committed { partition, next } => {
+                let partition = partition.partition();
+                self.bench().store.committed(&partition, next.into()).await.map_err(words)?;
+                self.reference.committed(&partition, next.into()).await.map_err(words)
+            }
+            Step::ResetPositions => {
+                let store = self.bench().store.reset_positions(&calls::source("bus")).await;
+                let reference = self.reference.reset_positions(&calls::source("bus")).await;
+                same(&store.map_err(words), &reference.map_err(words), "how many marks there were")
+            }
+            Step::PutSchedule { nth, anchor } => {
+                let schedule = schedule(nth, anchor);
+                let store = self.bench().store.put_schedule(schedule.clone()).await;
+                let reference = self.reference.put_schedule(schedule).await;
+                same(&store.map_err(words), &reference.map_err(words), "the schedule as it is kept")
+            }
+            Step::RemoveSchedule { nth } => {
+                let id = schedule(nth, 0).id;
+                let store = self.bench().store.remove_schedule(&id).await;
+                let reference = self.reference.remove_schedule(&id).await;
+                same(&store.map_err(words), &reference.map_err(words), "whether it was removed")
+            }
+            Step::PassOver { nth, until } => {
+                let (id, until) = (schedule(nth, 0).id, calls::minute(until.into()));
+                let store = self.bench().store.pass_over(&id, until).await;
+                let reference = self.reference.pass_over(&id, until).await;
+                same(&store.map_err(words), &reference.map_err(words), "whether there is such a schedule")
+            }
+            Step::Fire { nth, minute } => {
+                let acceptance = match minute {
+                    Some(minute) => calls::fire(&schedule(nth, 0), minute.into()),
+                    None => calls::run(&schedule(nth, 0), None),
+                };
+                let store = self.bench().store.accept(acceptance.clone()).await;
+                let reference = self.reference.accept(acceptance).await;
                 self.accepted(store, reference)
             }
             Step::Lease { lane, n } => self.lease(&lane_number(lane), usize::from(n)).await,
@@ -382,6 +470,14 @@ impl<E: Engine> Pair<E> {
         if mine != theirs {
             return Some(format!("lanes {mine:?}, the reference {theirs:?}"));
         }
+        let (mine, theirs) = (store.marks(None), reference.marks(None));
+        if mine != theirs {
+            return Some(format!("marks {mine:?}, the reference {theirs:?}"));
+        }
+        let (mine, theirs) = (store.schedules(), reference.schedules());
+        if mine != theirs {
+            return Some(format!("schedules {mine:?}, the reference {theirs:?}"));
+        }
         let (mut mine, mut theirs) = (store.paused(), reference.paused());
         mine.sort();
         theirs.sort();
@@ -503,11 +599,20 @@ fn lane_number(n: u8) -> Lane {
 }
 
 fn pausable(n: u8) -> Pausable {
-    if n == 0 {
-        Pausable::Source(calls::source("bus"))
-    } else {
-        Pausable::Function(calls::function(&format!("f{n}")))
+    match n {
+        0 => Pausable::Source(calls::source("bus")),
+        3 => Pausable::Schedule(schedule(0, 0).id),
+        n => Pausable::Function(calls::function(&format!("f{n}"))),
     }
+}
+
+/// The schedule of a function whose lane the stories lease from.
+fn schedule(nth: u8, anchor: u8) -> Schedule {
+    calls::schedule(&format!("f{}", nth % 2), anchor.into())
+}
+
+fn words(error: StoreError) -> String {
+    error.to_string()
 }
 
 fn with_key(acceptance: Acceptance, key: Option<Key>) -> Acceptance {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use broker_model::queue::{Pausable, Settled};
 use broker_model::{
-    Acceptance, Accepted, Body, BodyReader, Delivery, InvocationId, InvocationQueue, Lane, Ledger, Record,
-    Settlement, SourceName, State, Totals,
+    Acceptance, Accepted, Body, BodyReader, Delivery, InvocationId, InvocationQueue, Lane, Ledger, Positions,
+    Record, Schedules, Settlement, SourceName, State, Totals,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -22,7 +22,7 @@ use crate::time::{Seen, TestClock, a_real_moment, eventually_in_held_time};
 /// Stores must read time from the clock they are given and wait on the timers of the runtime they are opened on.
 pub trait Engine: Sized + 'static {
     /// The store of this engine.
-    type Store: InvocationQueue + Ledger + BodyReader + 'static;
+    type Store: InvocationQueue + Ledger + BodyReader + Positions + Schedules + 'static;
 
     /// A fresh, empty place for a store with these bounds.
     fn prepare(bounds: Bounds, clock: Arc<TestClock>) -> impl Future<Output = Self>;
@@ -124,6 +124,14 @@ impl<E: Engine> Bench<E> {
     /// Accepts one plain call for the lane.
     pub(crate) async fn accept_one(&self, lane: &Lane) -> InvocationId {
         self.accept(calls::to(lane)).await[0]
+    }
+
+    /// Accepts what is expected to be a repeat.
+    pub(crate) async fn assert_duplicate(&self, acceptance: Acceptance, why: &str) {
+        let before = self.store.totals().accepted_in_all();
+        let answer = self.store.accept(acceptance).await;
+        assert!(matches!(answer, Ok(Accepted::Duplicate(_))), "{why}, but accepting answered {answer:?}");
+        assert_eq!(self.store.totals().accepted_in_all(), before, "{why}, but something was made of it");
     }
 
     pub(crate) async fn lease(&self, lane: &Lane, n: usize) -> Vec<Delivery> {

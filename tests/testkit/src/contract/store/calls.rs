@@ -1,12 +1,15 @@
 //! Calls, attempts and settlements for the rules, in one word each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_model::invocation::{CallbackCall, FunctionCall};
 use broker_model::lane::LaneTarget;
+use broker_model::schedule::Instant;
 use broker_model::{
-    Acceptance, Answer, Attempt, CallId, DedupKey, Draft, Fingerprint, FunctionName, Headers, InvocationId,
-    Lane, Origin, Outcome, QueueName, Reason, Settlement, SourceName, Target, Timestamp, Topic,
+    Acceptance, Answer, Attempt, CallId, DedupKey, Draft, Fingerprint, Fire, FunctionName, Headers,
+    InvocationId, Lane, Origin, Outcome, Partition, Position, QueueName, Reason, Schedule, ScheduleId,
+    Settlement, SourceName, Target, Timestamp, Topic,
 };
 use bytes::Bytes;
 
@@ -56,6 +59,8 @@ pub(crate) fn fan_out(lanes: &[Lane]) -> Acceptance {
         body: Bytes::from_static(b"what was sent").into(),
         drafts: lanes.iter().map(draft).collect(),
         dedup: None,
+        position: None,
+        fire: None,
     }
 }
 
@@ -81,6 +86,41 @@ pub(crate) fn event(lanes: &[Lane]) -> Acceptance {
         topic: Topic::parse("orders.created").expect("a plain word is a topic"),
     };
     Acceptance { origin, ..fan_out(lanes) }
+}
+
+/// A partition of a topic, in one of its incarnations.
+pub(crate) fn partition(number: u32, incarnation: &str) -> Arc<Partition> {
+    let partition = Partition::new(source("bus"), "orders", incarnation, number);
+    Arc::new(partition.expect("the rules use plain names"))
+}
+
+/// An event at a position.
+pub(crate) fn placed(partition: &Arc<Partition>, offset: u64) -> Acceptance {
+    let position = Position { partition: partition.clone(), offset };
+    Acceptance { position: Some(position), ..event(&[lane("a")]) }
+}
+
+/// A schedule of every minute, first seen at the minute of its anchor.
+pub(crate) fn schedule(name: &str, anchor: u64) -> Schedule {
+    let (function, expression) = (function(name), "* * * * *");
+    let id = ScheduleId::derive(&function, expression, 0);
+    Schedule { id, function, expression: expression.into(), anchor: minute(anchor) }
+}
+
+pub(crate) fn minute(n: u64) -> Timestamp {
+    Timestamp::from_millis(1_767_225_600_000 + 60_000 * n)
+}
+
+/// The run of a schedule's minute.
+pub(crate) fn fire(schedule: &Schedule, n: u64) -> Acceptance {
+    let instant = Some(Instant { at: minute(n), after: minute(n - 1) });
+    run(schedule, instant)
+}
+
+/// A run of a schedule, of an instant or by hand.
+pub(crate) fn run(schedule: &Schedule, instant: Option<Instant>) -> Acceptance {
+    let fire = Fire { schedule: schedule.id.clone(), function: schedule.function.clone(), instant };
+    Acceptance { fire: Some(Box::new(fire)), ..event(&[lane(schedule.function.name())]) }
 }
 
 /// A message nobody could read.
