@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("connectors-sdk", &["broker-model"]),
     ("broker-engine", &["broker-model", "broker-config"]),
     ("connectors-runtime", &["connectors-sdk"]),
+    ("connectors-cron", &[]),
     ("connectors-nats", &["connectors-sdk"]),
     ("connectors-catalog", &["connectors-sdk", "connectors-nats"]),
     ("broker-http", &["broker-model", "broker-engine", "broker-config", "broker-api"]),
