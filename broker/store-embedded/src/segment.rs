@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crc32c::crc32c_append;
 
 /// The version of the format this code writes and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Where the first batch begins.
 pub(crate) const HEADER: u64 = 64;

@@ -101,11 +101,11 @@ async fn a_newer_format_is_refused_with_its_number() {
     let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
     drop(open(options(dir.path()), &clock));
     let path = dir.path().join("format");
-    let newer = std::fs::read_to_string(&path).unwrap().replace("evoke-store 1", "evoke-store 7");
+    let newer = std::fs::read_to_string(&path).unwrap().replace("evoke-store 2", "evoke-store 7");
     std::fs::write(&path, newer).unwrap();
 
     let refused = EmbeddedStore::open(options(dir.path()), Arc::new(OsFiles), clock);
-    assert!(matches!(refused, Err(OpenError::Newer { found: 7, known: 1, .. })));
+    assert!(matches!(refused, Err(OpenError::Newer { found: 7, known: 2, .. })));
 }
 
 #[tokio::test]

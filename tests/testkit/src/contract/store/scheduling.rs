@@ -150,7 +150,7 @@ pub(crate) async fn a_schedule_keeps_its_anchor<E: Engine>() {
         bench.put(&schedule("report", 0)).await;
         let bench = bench.reopen(end).await;
         assert_eq!(bench.put(&schedule("report", 9)).await, expected, "after {end:?}");
-        assert_eq!(bench.store.schedules(), [expected.clone()]);
+        assert_eq!(bench.store.schedules(), std::slice::from_ref(&expected));
     }
     let again = bench.put(&schedule("report", 9)).await;
     assert_eq!((again.schedule.anchor, again.last_fire), (minute(0), Some(minute(1))));
