@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hyper::Method;
 use serde_json::Value;
 
@@ -58,6 +59,7 @@ async fn action(place: &Place, name: &str, request: &Value) -> Result<Value, Str
     serde_json::from_slice(&answer).map_err(|error| format!("{error} in {answer:?}"))
 }
 
+#[async_trait]
 impl Kind for ElasticMqConfig {
     const NAME: &'static str = "elasticmq";
     const LIMIT: Duration = Duration::from_secs(120);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Certificates, Kind, Place, Server, jvm};
 use crate::process::Program;
+use async_trait::async_trait;
 use wire::Wire;
 
 /// A Kafka of this test.
@@ -94,6 +95,7 @@ impl Kafka {
     }
 }
 
+#[async_trait]
 impl Kind for KafkaConfig {
     const NAME: &'static str = "kafka";
     const LIMIT: Duration = Duration::from_secs(120);

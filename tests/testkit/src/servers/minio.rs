@@ -2,8 +2,10 @@
 
 mod signature;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
@@ -145,11 +147,7 @@ impl Minio {
     /// # Panics
     /// When nothing comes back.
     pub async fn request(&self, method: Method, path: &str, query: &str, body: Bytes) -> (StatusCode, Bytes) {
-        let host = self.address().to_string();
-        let signed = signature::headers(&method, &host, path, query, &body);
-        let headers: Vec<(&str, &str)> = signed.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-        let answer = http::ask(self.address(), method, &target, &headers, body).await;
+        let answer = signed(self.address(), method, path, query, body).await;
         answer.unwrap_or_else(|error| panic!("minio does not answer: {error}"))
     }
 
@@ -165,6 +163,20 @@ impl Minio {
     }
 }
 
+async fn signed(
+    at: SocketAddr,
+    method: Method,
+    path: &str,
+    query: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), String> {
+    let headers = signature::headers(&method, &at.to_string(), path, query, &body);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    http::ask(at, method, &target, &headers, body).await
+}
+
+#[async_trait]
 impl Kind for MinioConfig {
     const NAME: &'static str = "minio";
     const LIMIT: Duration = Duration::from_secs(60);
@@ -195,7 +207,15 @@ impl Kind for MinioConfig {
         Ok(program)
     }
 
+    /// It lists its buckets for its user: it says it is healthy before it knows its users.
     async fn is_ready(&self, place: &Place) -> Result<(), String> {
-        http::asked_well(place.address("s3"), Method::GET, "/minio/health/ready", &[], "").await.map(drop)
+        let at = place.address("s3");
+        http::asked_well(at, Method::GET, "/minio/health/ready", &[], "").await?;
+        match signed(at, Method::GET, "/", "", Bytes::new()).await? {
+            (status, _) if status.is_success() => Ok(()),
+            (status, body) => {
+                Err(format!("it lists no buckets: {status}: {}", String::from_utf8_lossy(&body)))
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -60,6 +61,7 @@ impl Mosquitto {
     }
 }
 
+#[async_trait]
 impl Kind for MosquittoConfig {
     const NAME: &'static str = "mosquitto";
 

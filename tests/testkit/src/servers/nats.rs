@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -134,6 +135,7 @@ impl NatsServer {
     }
 }
 
+#[async_trait]
 impl Kind for NatsConfig {
     const NAME: &'static str = "nats";
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Certificates, Kind, Place, Server, found_on_path, paths};
@@ -86,6 +87,7 @@ impl RabbitMq {
 /// The name of each node. Each has its own register of names, so they do not meet.
 const NODE: &str = "rabbit@localhost";
 
+#[async_trait]
 impl Kind for RabbitMqConfig {
     const NAME: &'static str = "rabbitmq";
     const LIMIT: Duration = Duration::from_secs(150);

@@ -20,7 +20,15 @@ impl Relay {
     /// # Panics
     /// When it cannot.
     pub async fn to(server: SocketAddr) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Relay::on(SocketAddr::from(([127, 0, 0, 1], 0)), server).await
+    }
+
+    /// The same on an address that was reserved before the server was there: Kafka tells its clients to use it.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub async fn on(address: SocketAddr, server: SocketAddr) -> Relay {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (cuts, seen) = watch::channel(0);
         let mut accepting = JoinSet::new();

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -13,6 +15,8 @@ use crate::process::{Process, Program, guardian};
 
 /// How a kind of server is started and asked whether it is up. The one definition that tests and the developer's command
 /// `tests/servers` share. A value is its configuration.
+// Boxed, so that the futures of generic tests that are sent to other threads are seen to be `Send`.
+#[async_trait]
 pub trait Kind: Send + Sync + 'static {
     /// What `tests/prepare` and `tests/servers` call it.
     const NAME: &'static str;
@@ -38,7 +42,7 @@ pub trait Kind: Send + Sync + 'static {
     ///
     /// # Errors
     /// With what it answers instead.
-    fn is_ready(&self, place: &Place) -> impl Future<Output = Result<(), String>> + Send;
+    async fn is_ready(&self, place: &Place) -> Result<(), String>;
 }
 
 /// A server's folder and ports.
@@ -118,19 +122,20 @@ impl<K: Kind> Server<K> {
     ///
     /// # Panics
     /// As [`Server::with`].
-    pub async fn start() -> Server<K>
+    pub fn start() -> BoxFuture<'static, Server<K>>
     where
         K: Default,
     {
-        Server::with(K::default()).await
+        Server::with(K::default())
     }
 
     /// Starts one, and waits until it answers in its own protocol.
     ///
     /// # Panics
     /// When it cannot be installed or does not answer in time, with the end of what it said.
-    pub async fn with(kind: K) -> Server<K> {
-        Server::try_with(kind).await.unwrap_or_else(|error| panic!("{error}"))
+    pub fn with(kind: K) -> BoxFuture<'static, Server<K>> {
+        // Boxed, so that whoever awaits it in an async trait is seen to be `Send`.
+        Box::pin(async move { Server::try_with(kind).await.unwrap_or_else(|error| panic!("{error}")) })
     }
 
     /// As [`Server::with`], for a configuration that may be wrong.
@@ -151,9 +156,15 @@ impl<K: Kind> Server<K> {
         let program = kind.program(&place)?;
         let mut helper = None;
         if let Some((program, port)) = kind.helper(&place) {
-            let mut process = program.start();
-            process.listens(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), K::LIMIT).await;
-            helper = Some(process);
+            let began = Instant::now();
+            let process = helper.insert(program.start());
+            while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+                if process.has_ended().is_some() || began.elapsed() >= K::LIMIT {
+                    let said = helper.take().map(Process::discard).unwrap_or_default();
+                    return Err(format!("what {} needs does not listen; it said\n{said}", K::NAME));
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
         let mut process = program.start();
         if let Err(error) = until_ready(&kind, &place, || {
@@ -241,30 +252,33 @@ impl<K: Kind> Drop for Server<K> {
 ///
 /// # Errors
 /// With what it answers instead at the limit, or how it ended.
-pub async fn until_ready<K: Kind>(
-    kind: &K,
-    place: &Place,
-    mut ended: impl FnMut() -> Option<String>,
-) -> Result<(), String> {
+pub fn until_ready<'a, K: Kind>(
+    kind: &'a K,
+    place: &'a Place,
+    mut ended: impl FnMut() -> Option<String> + Send + 'a,
+) -> BoxFuture<'a, Result<(), String>> {
+    // Boxed, because a future that holds the kind's own is not seen to be `Send` where its type is known.
     const ANSWER: Duration = Duration::from_secs(10);
-    // Real time, whatever the test's runtime does with its own.
-    let began = Instant::now();
-    let mut pause = Duration::from_millis(2);
-    loop {
-        let instead = match tokio::time::timeout(ANSWER, kind.is_ready(place)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(instead)) => instead,
-            Err(_) => format!("no answer within {ANSWER:?}"),
-        };
-        if let Some(end) = ended() {
-            return Err(end);
+    Box::pin(async move {
+        // Real time, whatever the test's runtime does with its own.
+        let began = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let instead = match tokio::time::timeout(ANSWER, kind.is_ready(place)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(instead)) => instead,
+                Err(_) => format!("no answer within {ANSWER:?}"),
+            };
+            if let Some(end) = ended() {
+                return Err(end);
+            }
+            if began.elapsed() >= K::LIMIT {
+                return Err(format!("{} is not ready after {:?}: {instead}", K::NAME, K::LIMIT));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
-        if began.elapsed() >= K::LIMIT {
-            return Err(format!("{} is not ready after {:?}: {instead}", K::NAME, K::LIMIT));
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
+    })
 }
 
 /// One server for all tests of a test binary, in a static. Started by the first that asks, ended with the process. Its

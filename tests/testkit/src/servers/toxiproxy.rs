@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -120,6 +121,7 @@ impl Wire {
     }
 }
 
+#[async_trait]
 impl Kind for ToxiproxyConfig {
     const NAME: &'static str = "toxiproxy";
 

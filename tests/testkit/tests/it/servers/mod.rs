@@ -65,3 +65,20 @@ async fn says_why_it_does_not_start<K: Kind>(kind: K, why: &str) {
 
     assert!(error.to_lowercase().contains(why), "{why:?} is not in\n{error}");
 }
+
+/// Contracts start their upstreams on whatever thread comes.
+#[test]
+fn starting_and_restarting_may_move_between_threads() {
+    fn may_move<F: Future + Send>(_: impl Fn() -> F) {}
+    async fn lives<K: Kind + Default>() {
+        let mut server = Server::<K>::start().await;
+        server.start_again().await;
+    }
+
+    may_move(lives::<testkit::servers::KafkaConfig>);
+    may_move(lives::<testkit::servers::NatsConfig>);
+    may_move(|| async {
+        let mut server = testkit::servers::RabbitMq::start().await;
+        server.start_again().await;
+    });
+}
