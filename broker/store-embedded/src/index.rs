@@ -485,6 +485,7 @@ pub(crate) fn reread(shared: &Shared) {
 mod tests {
     use super::*;
     use crate::files::OsFiles;
+    use crate::state::{After, Moment};
 
     fn index(dir: &Path, identity: u64) -> (Index, Option<Meta>) {
         let files: Arc<dyn Files> = Arc::new(OsFiles);
@@ -520,6 +521,24 @@ mod tests {
         assert_eq!(index.row(4).unwrap().map(|_| ()), None);
         assert_eq!(index.row(3).unwrap().map(|extra| extra.ended_at), Some(20));
         assert_eq!(index.ask(|map| map.numbers(2, 9)).unwrap(), [2, 3]);
+    }
+
+    #[test]
+    fn no_more_changes_wait_than_there_may_and_one_too_many_drops_them() {
+        let options = crate::Options { index_queue: 3, ..crate::Options::new("/none") };
+        let mut state = State::new(&options, 0);
+        state.follow(true);
+        let now = Moment { wall: 0, mono: Duration::ZERO };
+        let mut seen = Vec::new();
+        for number in 1..=6 {
+            state.journal = number;
+            let place = Place { segment: 1, offset: 64 };
+            state.commit(After::Removed { number }, place, 8, now, &mut Vec::new());
+            seen.push((state.changes.len(), state.lagging));
+        }
+        // Behind that nothing is queued until the index starts over.
+        let behind = (0, true);
+        assert_eq!(seen, [(1, false), (2, false), (3, false), behind, behind, behind]);
     }
 
     #[test]
