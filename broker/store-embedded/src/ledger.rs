@@ -18,6 +18,7 @@ use crate::queue::{invocation, part_of};
 use crate::record::{self, BodyPlace, How, Record, Standing as MovedStanding};
 use crate::state::{Extra, Moment, call_hash};
 use crate::store::{Core, ReadError, Shared};
+use crate::sweep;
 use crate::table::{self, Phase};
 
 /// How many entries are looked at before the lock is given to others.
@@ -287,6 +288,7 @@ enum Bodies {
 impl EmbeddedStore {
     /// Everything known of one, read from where it stands; `None` when it went meanwhile.
     async fn record(&self, number: u64, bodies: Bodies) -> Result<Option<Entry>, StoreError> {
+        let mut reported = false;
         loop {
             let Some((entry, extra, now)) = self.snapshot(number) else { return Ok(None) };
             let extra = match extra {
@@ -309,6 +311,12 @@ impl EmbeddedStore {
                 // It was copied forward between the look and the read; then it stands elsewhere now.
                 Err(ReadError::Gone)
                     if self.snapshot(number).is_none_or(|(now, _, _)| now.place != entry.place) => {}
+                // Nobody looked there since it went bad: once that is said, it stands elsewhere.
+                Err(ReadError::Damaged(_)) if !reported => {
+                    reported = true;
+                    let shared = self.shared.clone();
+                    blocking(move || sweep::report(&shared, entry.place.segment)).await?;
+                }
                 Err(error) => return Err(read_error(error)),
             }
         }
@@ -358,7 +366,9 @@ impl Shared {
         let attempts = self.attempts(number, extra)?;
         let dead_letter = match (extra.end, entry.phase()) {
             (Some(end), Phase::Dead | Phase::Redriving) => {
-                Some(self.death(id, number, end, extra.ended_at, &record, entry.place)?)
+                let own = Some((&record, entry.place));
+                let (reason, detail) = self.why_dead(number, end, extra.reason, own, false)?;
+                Some(DeadLetter { id, reason, detail, died_at: Timestamp::from_nanos(extra.ended_at) })
             }
             _ => None,
         };
@@ -385,10 +395,21 @@ impl Shared {
     pub(crate) fn attempts(&self, number: u64, extra: &Extra) -> Result<AttemptHistory, ReadError> {
         let mut kept = Vec::with_capacity(extra.attempts.len());
         let mut last: Option<(table::Place, Record)> = None;
+        let mut lost = extra.dropped.as_deref().copied().unwrap_or_default();
         for at in &extra.attempts {
-            let record = match last.take() {
-                Some((place, record)) if place == at.place => record,
-                _ => self.read_record(at.place)?.0,
+            let read = match last.take() {
+                Some((place, record)) if place == at.place => Ok(record),
+                _ => self.read_record(at.place).map(|(record, _)| record),
+            };
+            let record = match read {
+                Ok(record) => record,
+                Err(ReadError::Damaged(_)) => {
+                    // Its class is known from memory; the sweep says what else was there.
+                    lost[usize::from(at.class)] += 1;
+                    sweep::suspect(self, at.place.segment, false);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let attempt = match &record {
                 Record::Settled(settled) => match &settled.how {
@@ -405,29 +426,36 @@ impl Shared {
             kept.push(attempt.ok_or_else(|| ReadError::Damaged(self.segment_path(at.place.segment)))?);
             last = Some((at.place, record));
         }
-        let counted = extra.dropped.iter().flat_map(|counts| counts.iter().enumerate());
-        let counted =
-            counted.filter(|(_, count)| **count > 0).map(|(class, count)| (Class::ALL[class], *count));
+        let counted = lost.iter().enumerate().filter(|(_, count)| **count > 0);
+        let counted = counted.map(|(class, count)| (Class::ALL[class], *count));
         Ok(AttemptHistory::from_parts(kept, counted.collect::<Vec<_>>()))
     }
 
-    /// How it died, from the record that says so.
-    fn death(
+    /// How it died, from the record at `end` that says so. `own` is its own record, which may be the same; where the
+    /// record is lost (`lost`: its own one) the reason is what memory has.
+    pub(crate) fn why_dead(
         &self,
-        id: InvocationId,
         number: u64,
         end: table::Place,
-        ended_at: u64,
-        own: &Record,
-        own_place: table::Place,
-    ) -> Result<DeadLetter, ReadError> {
-        let (reason, detail) = if end == own_place {
-            death_in(own, number)
-        } else {
-            death_in(&self.read_record(end)?.0, number)
-        }
-        .ok_or_else(|| ReadError::Damaged(self.segment_path(end.segment)))?;
-        Ok(DeadLetter { id, reason, detail, died_at: Timestamp::from_nanos(ended_at) })
+        reason: u8,
+        own: Option<(&Record, table::Place)>,
+        lost: bool,
+    ) -> Result<(Reason, Box<str>), ReadError> {
+        let said = match own {
+            Some((record, place)) if place == end => death_in(record, number),
+            _ => match self.read_record(end) {
+                Ok((record, _)) => death_in(&record, number),
+                Err(ReadError::Damaged(_)) => {
+                    if !lost {
+                        sweep::suspect(self, end.segment, false);
+                    }
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let reason = Reason::ALL.get(usize::from(reason)).copied().unwrap_or(Reason::Damaged);
+        Ok(said.unwrap_or_else(|| (reason, "the record that said more is damaged".into())))
     }
 }
 
@@ -435,6 +463,7 @@ impl Shared {
 pub(crate) fn death_in(record: &Record, number: u64) -> Option<(Reason, Box<str>)> {
     match record {
         Record::Accepted(accepted) => accepted.end.clone(),
+        Record::Missing { letter, .. } => letter.end.clone(),
         Record::Settled(settled) => match &settled.how {
             How::Dead { reason, detail, .. } => Some((*reason, detail.clone())),
             _ => None,

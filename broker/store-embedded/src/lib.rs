@@ -9,9 +9,10 @@
 //! In reading order:
 //! * the shape on disk: `files` (the few operations), `codec`, `record` (what is said), `segment` (how it is framed,
 //!   and how damage is told from a torn write);
+//!   `rows` is what of that memory keeps, and `summary` how a segment's rows are kept beside it;
 //! * what is known in memory: `table`, `lanes`, `dedup`, and `state`, which has all the rules;
-//! * what runs: `store` (what is shared), `writer` (the group commit), `upkeep` and `space` (giving disk back), `index`
-//!   (dead letters on disk), `open` (recovery);
+//! * what runs: `store` (what is shared), `writer` (the group commit), `upkeep` and `space` (giving disk back), `sweep`
+//!   (summaries, and damage found while running), `index` (dead letters on disk), `open` (recovery);
 //! * the ports: `queue`, `ledger`, `bodies`.
 //!
 //! This crate does not know functions, gateways, sources, HTTP or configuration files.
@@ -28,10 +29,13 @@ mod options;
 mod queue;
 mod received;
 mod record;
+mod rows;
 mod segment;
 mod space;
 mod state;
 mod store;
+mod summary;
+mod sweep;
 mod table;
 mod upkeep;
 mod writer;
@@ -93,9 +97,23 @@ impl EmbeddedStore {
                 return Err(no_thread(error));
             }
         };
-        let running = Mutex::new(vec![writer, upkeep, follow]);
+        let sweeps = shared.clone();
+        let sweep = match thread("evoke-sweep").spawn(move || sweep::run(&sweeps)) {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                stop(&shared);
+                return Err(no_thread(error));
+            }
+        };
+        let running = Mutex::new(vec![writer, upkeep, follow, sweep]);
         let threads = Threads { shared: shared.clone(), running };
         Ok((EmbeddedStore { shared, threads: Arc::new(threads) }, recovered))
+    }
+
+    /// Whether this process has held every sealed segment of the journal against its checksums, and kept a summary of it
+    /// where that can be. Damage under a summary is not seen when a store is opened, but by then.
+    pub fn is_swept(&self) -> bool {
+        sweep::is_done(&self.shared.core())
     }
 
     async fn shut(&self) -> Result<(), StoreError> {
@@ -126,6 +144,7 @@ fn stop(shared: &Shared) {
     shared.work.notify_all();
     shared.upkeep.notify_all();
     shared.follow.notify_all();
+    shared.sweep.notify_all();
     shared.ready.notify_one();
 }
 

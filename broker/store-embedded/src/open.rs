@@ -4,6 +4,7 @@
 //! writing an old segment: it begins a new one, and copies what lies above the last proven sync into it first, because
 //! the page cache may show what the disk does not hold. Only when the copy is synced are the old segments cut.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,10 +22,12 @@ use crate::codec::Put;
 use crate::files::{Files, Lock};
 use crate::index::{Index, Progress};
 use crate::options::Options;
-use crate::record::{self, Record, Small, kind};
+use crate::record::{self, kind};
 use crate::segment::{self, Batch, FORMAT, Found, HEADER, Head};
 use crate::state::{Moment, State};
 use crate::store::{Core, Rest, Shared, body_of, segment_name, segment_of};
+use crate::summary::{Summary, summary_name, summary_of};
+use crate::sweep::without;
 use crate::table::Place;
 use crate::writer::Journal;
 
@@ -78,10 +81,14 @@ pub enum OpenError {
 pub struct Recovered {
     /// The last process closed the store in order.
     pub clean: bool,
-    /// Journal segments read.
+    /// Journal segments found.
     pub segments: u64,
-    /// Records read.
+    /// Segments of which only the summary was read.
+    pub summarized: u64,
+    /// Records booked.
     pub records: u64,
+    /// Bytes of segments and summaries read.
+    pub bytes_read: u64,
     /// Invocations that wait.
     pub held: u64,
     /// Dead letters kept.
@@ -121,11 +128,48 @@ struct Identity {
     tag: u32,
 }
 
-/// One segment file, read.
+/// One segment file.
 struct Loaded {
     number: u32,
     head: Option<Head>,
-    bytes: Bytes,
+}
+
+/// How far recovery has come.
+#[derive(Default)]
+struct Reading {
+    /// The first journal number met, and the one that comes next.
+    first: Option<u64>,
+    expected: Option<u64>,
+    /// Numbers (from, to) that did not come.
+    gaps: Vec<(u64, u64)>,
+    records: u64,
+    /// What the index has applied, and how many dead letters there were then.
+    applied: u64,
+    dead_then: u64,
+}
+
+impl Reading {
+    /// The next record has this number. Whether it counts: `false` for a copy of what was met already, because the last
+    /// recovery was interrupted before it cut the original.
+    fn meets(&mut self, journal: u64) -> bool {
+        let expects = self.expected.unwrap_or(journal);
+        if journal < expects {
+            return false;
+        }
+        if journal > expects {
+            self.gaps.push((expects, journal));
+        }
+        self.first.get_or_insert(journal);
+        self.expected = Some(journal + 1);
+        self.records += 1;
+        true
+    }
+
+    fn booked(&mut self, journal: u64, state: &State) {
+        if journal <= self.applied {
+            self.dead_then = state.dead_kept();
+        }
+    }
 }
 
 /// A record that is to be written again.
@@ -149,7 +193,7 @@ pub(crate) fn open(
 ) -> Result<(Arc<Shared>, Journal, Recovered), OpenError> {
     let began = Instant::now();
     let opening = Opening { options, files, clock };
-    for dir in ["", "journal", "bodies", "quarantine"] {
+    for dir in ["", "journal", "summaries", "bodies", "quarantine"] {
         let path = opening.options.path.join(dir);
         opening.files.create_dir(&path).map_err(io_error("make the directory", &path))?;
     }
@@ -243,7 +287,7 @@ impl Opening {
             let read = file.read_at(&mut front, 0).map_err(io_error("read", &path))?;
             front.truncate(read);
             let head = Head::read(&front).filter(|head| head.segment == number);
-            loaded.push(Loaded { number, head, bytes: Bytes::new() });
+            loaded.push(Loaded { number, head });
         }
         Ok(loaded)
     }
@@ -251,7 +295,7 @@ impl Opening {
     fn recover(self, lock: Lock) -> Result<(Arc<Shared>, Journal, Recovered), OpenError> {
         let mut recovered = Recovered::default();
         let dir = self.options.path.join("journal");
-        let mut segments = self.load()?;
+        let segments = self.load()?;
         let Identity { salt, tag } = self.identity(&segments)?;
         let closed = self.closed()?;
         recovered.clean = closed.is_some();
@@ -263,64 +307,89 @@ impl Opening {
             Index::open(&self.files, &self.options.path, u64::from(salt) << 32 | u64::from(tag));
         // Without one everything stays in memory until it is made.
         let applied = kept.map_or(0, |kept| kept.applied);
-        let mut dead_then = 0;
         if kept.is_some() {
             state.believe_index(applied);
         }
 
-        let mut expected: Option<u64> = None;
-        let mut gaps: Vec<(u64, u64)> = Vec::new();
-        let mut known_gaps: Vec<(u64, u64)> = Vec::new();
+        let mut reading = Reading { applied, ..Reading::default() };
         let mut tails: Vec<Tail> = Vec::new();
         let mut cuts: Vec<(u32, u64)> = Vec::new();
         let mut trailing_damage = false;
         let mut unbegun = Vec::new();
         let mut last_begun = None;
+        let mut summaries = self.summaries()?;
         for n in 0..segments.len() {
             let number = segments[n].number;
             let path = dir.join(segment_name(number));
+            let next = segments[n + 1..].iter().find_map(|next| next.head);
+            let follower = next.filter(|next| next.segment == number + 1).map(|next| next.previous_end);
+            let begins_with = reading.expected;
+            if let Some(end) = follower
+                && tails.is_empty()
+                && summaries.contains(&number)
+                && segments[n].head.is_some_and(|head| head.salt == salt)
+                && let Some((summary, len)) = self.summary(number, end, salt)
+            {
+                let (mut current, mut part, mut counts) = (None, 0, true);
+                let booked = summary.each(|journal, offset, row, _| {
+                    if current != Some(journal) {
+                        (current, part) = (Some(journal), 0);
+                        counts = reading.meets(journal);
+                    }
+                    if counts {
+                        state.journal = journal;
+                        state.book(row, Place { segment: number, offset }, &mut part, now);
+                        reading.booked(journal, &state);
+                    }
+                });
+                debug_assert!(booked.is_ok(), "a summary is understood before it is booked");
+                recovered.segments += 1;
+                recovered.summarized += 1;
+                recovered.bytes_read += len;
+                trailing_damage = false;
+                cuts.push((number, end));
+                let space = state.space.entry(number).or_default();
+                space.first = begins_with.or(reading.first).unwrap_or(0);
+                space.end = end;
+                space.known.summary = Some(len);
+                last_begun = Some(number);
+                continue;
+            }
+            if summaries.remove(&number) {
+                self.remove_summary(number);
+            }
+            let stated =
+                follower.or(closed.filter(|closed| closed.segment == number).map(|closed| closed.end));
             let bytes: Bytes = self.read(&path)?.unwrap_or_default().into();
-            if segments[n].head.is_none() && segment::is_zero(&bytes) {
+            recovered.bytes_read += bytes.len() as u64;
+            if segments[n].head.is_none()
+                && segment::is_zero(&bytes)
+                && stated.is_none_or(|stated| stated <= HEADER)
+            {
                 // Allocated ahead and never begun, or made shorter than its header: nothing was ever in it.
                 unbegun.push(number);
                 continue;
             }
-            segments[n].bytes = bytes.clone();
             recovered.segments += 1;
-            let next = segments[n + 1..].iter().find_map(|next| next.head);
-            let stated = next
-                .filter(|next| next.segment == number + 1)
-                .map(|next| next.previous_end)
-                .or(closed.filter(|closed| closed.segment == number).map(|closed| closed.end));
             let tails_before = !tails.is_empty();
-            let mut last_offset = 0;
+            let mut last = None;
             let scanned = segment::scan(&bytes, salt, number, stated, |found| {
-                last_offset = u64::from(found.offset);
+                last = Some(u64::from(found.offset));
                 let Found { journal, kind, payload, offset, size, unproven } = found;
-                let expects = expected.unwrap_or(journal);
-                if journal < expects {
-                    // A copy of what was read already: the last recovery was interrupted before it cut the original.
+                if !reading.meets(journal) {
                     return;
                 }
-                if journal > expects {
-                    gaps.push((expects, journal));
-                }
-                expected = Some(journal + 1);
-                recovered.records += 1;
                 if unproven || !tails.is_empty() {
                     tails.push(Tail { journal, kind, payload });
                     return;
                 }
                 match record::read(kind, payload) {
                     Ok(record) => {
-                        note_gaps(&record, &mut known_gaps);
                         state.journal = journal;
                         state.replay(record, Place { segment: number, offset }, size, now);
-                        if journal <= applied {
-                            dead_then = state.totals().dead_kept;
-                        }
+                        reading.booked(journal, &state);
                     }
-                    Err(_) => gaps.push((journal, journal + 1)),
+                    Err(_) => reading.gaps.push((journal, journal + 1)),
                 }
             });
             // A header that is bad although a later word says that its segment was synced is damage. Without such a word
@@ -333,7 +402,7 @@ impl Opening {
                 recovered.damage.push((path.clone(), 0..HEADER));
             }
             for range in &scanned.damage {
-                self.quarantine(number, range, &bytes);
+                quarantine(&*self.files, &self.options.path, number, range, &bytes);
                 tracing::error!(path = %path.display(), from = range.start, to = range.end, "the journal is damaged: these bytes are skipped and kept in quarantine");
                 recovered.damage.push((path.clone(), range.clone()));
             }
@@ -341,7 +410,7 @@ impl Opening {
                 recovered.torn_bytes += torn.end - torn.start;
                 tracing::warn!(path = %path.display(), from = torn.start, to = torn.end, "a write was not finished when the last process ended: it is cut");
             }
-            trailing_damage = scanned.damage.iter().any(|range| range.start > last_offset);
+            trailing_damage = scanned.damage.iter().any(|range| last.is_none_or(|last| range.start > last));
             // What is copied forward is cut here, and so is everything behind it: a segment that was begun after the
             // first doubtful record is copied whole.
             let keep = match (tails_before, tails.is_empty()) {
@@ -349,8 +418,19 @@ impl Opening {
                 (false, true) => scanned.end,
                 (false, false) => scanned.end.min(scanned.proven),
             };
-            cuts.push((number, if never_begun { 0 } else { keep.max(HEADER) }));
-            state.space.entry(number).or_default().len = bytes.len() as u64;
+            let keep = if never_begun { 0 } else { keep.max(HEADER) };
+            cuts.push((number, keep));
+            let space = state.space.entry(number).or_default();
+            space.first = begins_with.or(reading.first).unwrap_or(0);
+            if tails_before && let Some(tail) = tails.first() {
+                space.first = tail.journal;
+            }
+            space.end = keep;
+            // Read to the last byte, and what is damaged is reported below.
+            space.known.verified = true;
+            let damaged = segments[n].head.is_none() || !scanned.damage.is_empty();
+            space.known.no_summary = damaged;
+            space.known.reported = damaged;
             last_begun = Some(number);
         }
         if let Some(closed) = closed
@@ -360,11 +440,14 @@ impl Opening {
             recovered.damage.push((dir.join(segment_name(closed.segment)), 0..closed.end));
             trailing_damage = true;
         }
-        let mut next = expected.unwrap_or(1);
+        let mut next = reading.expected.unwrap_or(1);
         if trailing_damage {
             // How many records were there cannot be known; one stands for them.
-            gaps.push((next, next + 1));
+            reading.gaps.push((next, next + 1));
             next += 1;
+        }
+        for left in summaries.iter().filter(|left| segments.iter().all(|segment| segment.number != **left)) {
+            self.remove_summary(*left);
         }
 
         // The new segment: what has to be written again, then what recovery itself has to say.
@@ -379,6 +462,7 @@ impl Opening {
         let head = Head { format: FORMAT, segment, salt, tag, previous_end };
         let mut bytes = head.write().to_vec();
         recovered.rewritten = tails.len() as u64;
+        let begins_with = tails.first().map(|tail| tail.journal);
         let mut tails = tails.into_iter().peekable();
         state.believe_index_no_further();
         while let Some(first) = tails.next() {
@@ -390,14 +474,11 @@ impl Opening {
                 let size = segment::record_size(tail.payload.len());
                 match record::read(tail.kind, tail.payload) {
                     Ok(record) => {
-                        note_gaps(&record, &mut known_gaps);
                         state.journal = at;
                         state.replay(record, Place { segment, offset }, size, now);
-                        if at <= applied {
-                            dead_then = state.totals().dead_kept;
-                        }
+                        reading.booked(at, &state);
                     }
-                    Err(_) => gaps.push((at, at + 1)),
+                    Err(_) => reading.gaps.push((at, at + 1)),
                 }
                 match tails.next_if(|next| next.journal == at + 1) {
                     Some(next) => tail = next,
@@ -409,10 +490,18 @@ impl Opening {
         }
         recovered.interrupted = state.finish_replay(now);
 
+        let Reading { mut gaps, records, first, dead_then, .. } = reading;
+        recovered.records = records;
+        // What the journal begins with is stated in it, so that a front that is missing is missed.
+        let begins = first.unwrap_or(next);
+        if state.front > 0 && begins > state.front {
+            gaps.insert(0, (state.front, begins));
+        }
         // What only the index knows by now has to be read again if it was believed in error.
         let doubted = kept.is_some_and(|kept| applied >= next || kept.count != dead_then);
         let damaged = !gaps.is_empty();
-        gaps.retain(|gap| !known_gaps.contains(gap));
+        gaps.sort_unstable();
+        let gaps = without(&gaps, &state.gaps);
         if !gaps.is_empty() {
             // Numbers that were lost must not be given again: somebody may hold their ids.
             state.next_number += NUMBERS_SKIPPED;
@@ -432,11 +521,12 @@ impl Opening {
                 "the totals did not fit an undamaged journal: a fault of ours"
             );
         }
-        known_gaps.extend(gaps.iter().copied());
-        known_gaps.sort_unstable();
-        known_gaps.dedup();
+        state.front = begins;
         let mut batch = Batch::begin(bytes, next);
-        batch.push(salt, kind::CHECKPOINT, &record::small(&state.small(known_gaps.clone())));
+        let new_first = begins_with.unwrap_or(next);
+        // What is missing counts as known only behind the letters that say so.
+        batch.push(salt, kind::OPENED, &record::small(&state.small()));
+        state.gaps.extend(gaps.iter().copied());
         state.journal = next;
         for (from, to) in &gaps {
             let letter = Arc::new(damaged_letter(*from, *to));
@@ -452,7 +542,7 @@ impl Opening {
             tracing::error!(from, to, "records of the journal are missing: a dead letter stands for them");
         }
         if recovered.reconciled != 0 || !gaps.is_empty() {
-            batch.push(salt, kind::RECONCILED, &record::small(&state.small(known_gaps.clone())));
+            batch.push(salt, kind::RECONCILED, &record::small(&state.small()));
         }
         next += u64::from(batch.records());
         state.journal = next - 1;
@@ -460,7 +550,7 @@ impl Opening {
             state.follow(!doubted);
         }
         bytes = batch.finish(salt, segment, HEADER);
-        let small = state.small(known_gaps);
+        let small = state.small();
 
         let (file, len) = self.begin(&dir, segment, bytes.len() as u64)?;
         let path = dir.join(segment_name(segment));
@@ -477,7 +567,8 @@ impl Opening {
             state.space.entry(number).or_default().len = keep;
         }
         self.forget_closed()?;
-        state.space.entry(segment).or_default().len = len;
+        let space = state.space.entry(segment).or_default();
+        (space.len, space.first) = (len, new_first);
 
         let totals = state.totals();
         recovered.held = totals.held;
@@ -526,22 +617,38 @@ impl Opening {
         Err(io_error("allocate", &path)(io::ErrorKind::StorageFull.into()))
     }
 
-    fn quarantine(&self, segment: u32, range: &Range<u64>, bytes: &Bytes) {
-        let name = format!("{segment:010}-{}-{}", range.start, range.end);
-        let path = self.options.path.join("quarantine").join(name);
-        let from = usize::try_from(range.start).unwrap_or(usize::MAX).min(bytes.len());
-        let to = usize::try_from(range.end).unwrap_or(usize::MAX).min(bytes.len());
-        if from >= to || self.files.open(&path).is_ok() {
-            return;
+    /// The segments that have a summary. What else lies there is removed.
+    fn summaries(&self) -> Result<HashSet<u32>, OpenError> {
+        let dir = self.options.path.join("summaries");
+        let mut found = HashSet::new();
+        for name in self.files.list(&dir).map_err(io_error("list", &dir))? {
+            match summary_of(&name) {
+                Some(segment) => {
+                    found.insert(segment);
+                }
+                // Half written when the last process ended.
+                None => {
+                    let _ = self.files.remove(&dir.join(name));
+                }
+            }
         }
-        let kept = self.files.create(&path).and_then(|file| {
-            file.write_at(&bytes[from..to], 0)?;
-            file.sync_data()
-        });
-        // The bytes stay where they are as well; this copy is for people.
-        if let Err(error) = kept {
-            tracing::warn!(%error, path = %path.display(), "cannot keep damaged bytes in quarantine");
-        }
+        Ok(found)
+    }
+
+    /// A segment's summary and its length, if it can be believed.
+    fn summary(&self, segment: u32, end: u64, salt: u32) -> Option<(Summary, u64)> {
+        let dir = &self.options.path;
+        // Whatever is wrong with it: the segment itself says the same.
+        let bytes = self.read(&dir.join("summaries").join(summary_name(segment))).ok()??;
+        let len = bytes.len() as u64;
+        let summary = Summary::read(bytes.into(), salt, segment)?;
+        let file = self.files.open(&dir.join("journal").join(segment_name(segment))).ok()?;
+        (summary.of.end == end && summary.fits(&*file)).then_some((summary, len))
+    }
+
+    /// A summary that stays is not believed the next time either.
+    fn remove_summary(&self, segment: u32) {
+        let _ = self.files.remove(&self.options.path.join("summaries").join(summary_name(segment)));
     }
 
     /// Counts body files and removes those without an invocation.
@@ -624,17 +731,30 @@ fn parse_format(bytes: &[u8]) -> Option<(u32, u32, u32)> {
     Some((format, salt, tag))
 }
 
-fn note_gaps(record: &Record, known: &mut Vec<(u64, u64)>) {
-    if let Record::Checkpoint(Small { gaps, .. }) | Record::Reconciled(Small { gaps, .. }) = record {
-        known.clone_from(gaps);
+/// Keeps damaged bytes apart, for people.
+pub(crate) fn quarantine(files: &dyn Files, dir: &Path, segment: u32, range: &Range<u64>, bytes: &Bytes) {
+    let name = format!("{segment:010}-{}-{}", range.start, range.end);
+    let path = dir.join("quarantine").join(name);
+    let from = usize::try_from(range.start).unwrap_or(usize::MAX).min(bytes.len());
+    let to = usize::try_from(range.end).unwrap_or(usize::MAX).min(bytes.len());
+    if from >= to || files.open(&path).is_ok() {
+        return;
+    }
+    let kept = files.create(&path).and_then(|file| {
+        file.write_at(&bytes[from..to], 0)?;
+        file.sync_data()
+    });
+    // The bytes stay where they are as well; this copy is for people.
+    if let Err(error) = kept {
+        tracing::warn!(%error, path = %path.display(), "cannot keep damaged bytes in quarantine");
     }
 }
 
-fn detail_of(from: u64, to: u64) -> String {
+pub(crate) fn detail_of(from: u64, to: u64) -> String {
     format!("{} records of the journal are missing, numbers {from} to {}", to - from, to - 1)
 }
 
-fn damaged_letter(from: u64, to: u64) -> Acceptance {
+pub(crate) fn damaged_letter(from: u64, to: u64) -> Acceptance {
     let lane = Lane { queue: QueueName::default(), target: LaneTarget::CallbackHosts(0) };
     let call_id = CallId::parse(&format!("damaged-{from}-{}", to - 1))
         .expect("letters, digits and hyphens are printable and short");

@@ -35,14 +35,16 @@ pub struct Options {
     pub copy_rate: u64,
 }
 
-/// How long completed and cancelled invocations can be looked up: whichever bound is met first.
+/// How long completed and cancelled invocations can be looked up: whichever bound is met first. A full disk forgets them
+/// earlier, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// After they ended. One hour.
     pub age: Duration,
     /// How many. 100,000.
     pub count: usize,
-    /// How many bytes of journal they may hold. 1 GiB.
+    /// How many bytes of journal they may hold: in their own records, and in what stands between those and cannot go
+    /// before them, as far as that exceeds twice what lives and four segments. 1 GiB.
     pub bytes: u64,
 }
 

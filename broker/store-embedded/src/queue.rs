@@ -19,6 +19,7 @@ use crate::received::Known;
 use crate::record::{self, BodyPlace, How, Record, kind};
 use crate::state::{After, Claim, Ended, Extra, Fresh, Moment, NewOnes};
 use crate::store::{Core, Pending, ReadError, Shared};
+use crate::sweep;
 use crate::table::{Entry, Phase};
 
 /// How many of a lane are read ahead when one has to be read from disk.
@@ -464,6 +465,7 @@ impl Shared {
     /// Reads a claimed invocation from disk. One whose record is damaged becomes a dead letter, and `None`.
     fn fetch(&self, claim: &Claim) -> Option<Delivery> {
         let mut entry = claim.entry;
+        let mut suspect = None;
         let what = loop {
             match self.read_record(entry.place) {
                 Ok((record, _)) => match part_of(&record, entry.part) {
@@ -476,6 +478,7 @@ impl Shared {
                     _ => break "its segment is gone".to_owned(),
                 },
                 Err(ReadError::Damaged(path)) => {
+                    suspect = Some(entry.place.segment);
                     break format!("its record in {} is damaged", path.display());
                 }
                 Err(ReadError::Io(path, error)) => break format!("cannot read {}: {error}", path.display()),
@@ -486,15 +489,20 @@ impl Shared {
         let written = written(&how, &[]);
         let now = self.moment();
         let mut core = self.core();
-        core.state.damaged += 1;
+        // The sweep counts what it finds damaged; what only could not be read it does not find.
+        core.state.damaged += u64::from(suspect.is_none());
         // Nobody waits for this one; the receiver may go.
         drop(self.settle_now(&mut core, claim.lease, &how, Vec::new(), written, now));
+        drop(core);
+        if let Some(segment) = suspect {
+            sweep::suspect(self, segment, true);
+        }
         None
     }
 }
 
 /// A settlement's record, and where in it the numbers of what follows belong.
-fn written(how: &How, then: &[Acceptance]) -> (Vec<u8>, Vec<usize>) {
+pub(crate) fn written(how: &How, then: &[Acceptance]) -> (Vec<u8>, Vec<usize>) {
     let mut put = Put::with_capacity(512 + then.iter().map(record::size_of).sum::<usize>());
     let places = record::settled(&mut put, how, then);
     (put.0, places)
@@ -516,6 +524,9 @@ pub(crate) fn part_of(record: &Record, part: u32) -> Option<(&Acceptance, usize,
     match record {
         Record::Accepted(accepted) => {
             (part < accepted.acceptance.drafts.len()).then_some((&accepted.acceptance, part, accepted.at))
+        }
+        Record::Missing { letter, .. } => {
+            (part < letter.acceptance.drafts.len()).then_some((&letter.acceptance, part, letter.at))
         }
         Record::Settled(settled) => {
             let mut before = 0;

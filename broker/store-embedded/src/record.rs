@@ -38,6 +38,9 @@ pub(crate) mod kind {
     pub(crate) const KEYS: u8 = 11;
     pub(crate) const MARK: u8 = 12;
     pub(crate) const SCHEDULE: u8 = 13;
+    pub(crate) const FRONT: u8 = 20;
+    pub(crate) const OPENED: u8 = 21;
+    pub(crate) const MISSING: u8 = 22;
 }
 
 /// One record, read.
@@ -46,16 +49,38 @@ pub(crate) enum Record {
     Accepted(Accepted),
     Started(Vec<u64>),
     Settled(Settled),
-    Cancelled { number: u64, at: u64 },
-    Redriven { number: u64, life: u32, at: u64 },
-    Removed { number: u64 },
+    Cancelled {
+        number: u64,
+        at: u64,
+    },
+    Redriven {
+        number: u64,
+        life: u32,
+        at: u64,
+    },
+    Removed {
+        number: u64,
+    },
     Moved(Moved),
     Reconciled(Small),
-    Pause { what: Pausable, held: bool },
+    Pause {
+        what: Pausable,
+        held: bool,
+    },
     Checkpoint(Small),
     Keys(Vec<KeyRow>),
     Marked(MarkChange),
     Scheduled(ScheduleChange),
+    /// The journal begins with this number: what stood before it was given back.
+    Front(u64),
+    /// A process took the journal over. What it found under way was interrupted.
+    Opened(Small),
+    /// These numbers (from, to) turned out unreadable while the store ran; the dead letter that says so.
+    Missing {
+        from: u64,
+        to: u64,
+        letter: Accepted,
+    },
 }
 
 /// An acceptance as it stands on disk.
@@ -126,6 +151,8 @@ pub(crate) struct Small {
     pub(crate) damaged: u64,
     /// Journal numbers (from, to) that are known to be missing and were reported.
     pub(crate) gaps: Vec<(u64, u64)>,
+    /// The number the journal begins with: none below it is missed.
+    pub(crate) front: u64,
     /// What sources with positions received.
     pub(crate) marks: Marks,
     /// The schedules, and what ran of them.
@@ -334,6 +361,7 @@ pub(crate) fn small(small: &Small) -> Vec<u8> {
     }
     put_marks(&mut put, &small.marks);
     put_schedules(&mut put, &small.schedules);
+    put.var(small.front);
     put.0
 }
 
@@ -424,6 +452,24 @@ pub(crate) fn schedule(change: &ScheduleChange) -> Vec<u8> {
     }
     put.0
 }
+
+pub(crate) fn front(journal: u64) -> Vec<u8> {
+    let mut put = Put::default();
+    put.u64(journal);
+    put.0
+}
+
+/// Writes what is missing and the letter that says so, with room for the letter's numbers at [`MISSING_AT`].
+pub(crate) fn missing(from: u64, to: u64, letter: &Acceptance, end: (Reason, &str)) -> Vec<u8> {
+    let mut put = Put::default();
+    put.u64(from);
+    put.u64(to);
+    accepted(&mut put, letter, Some(end));
+    put.0
+}
+
+/// Where the letter's numbers stand in what [`missing`] writes.
+pub(crate) const MISSING_AT: usize = 16;
 
 pub(crate) fn keys(rows: &[KeyRow]) -> Vec<u8> {
     let mut put = Put::default();
@@ -543,9 +589,9 @@ fn put_function(put: &mut Put, function: &FunctionName) {
     put.text(function.namespace());
 }
 
-fn put_draft(put: &mut Put, draft: &Draft) {
-    put.text(draft.lane.queue.as_str());
-    match &draft.lane.target {
+pub(crate) fn put_lane(put: &mut Put, lane: &Lane) {
+    put.text(lane.queue.as_str());
+    match &lane.target {
         LaneTarget::Function(function) => {
             put.u8(0);
             put_function(put, function);
@@ -555,6 +601,10 @@ fn put_draft(put: &mut Put, draft: &Draft) {
             put.u32(u32::from(*bucket));
         }
     }
+}
+
+fn put_draft(put: &mut Put, draft: &Draft) {
+    put_lane(put, &draft.lane);
     match &draft.target {
         Target::Function(call) => {
             // Nearly always the lane's own function, which needs no second copy.
@@ -695,6 +745,9 @@ pub(crate) fn read(kind: u8, payload: Bytes) -> Result<Record, Malformed> {
             2 => ScheduleChange::Passed(take_schedule_id(take)?, Timestamp::from_nanos(take.u64()?)),
             _ => return Err(Malformed),
         }),
+        kind::FRONT => Record::Front(take.u64()?),
+        kind::OPENED => Record::Opened(take_small(take)?),
+        kind::MISSING => Record::Missing { from: take.u64()?, to: take.u64()?, letter: take_accepted(take)? },
         _ => return Err(Malformed),
     })
 }
@@ -811,7 +864,7 @@ fn take_small(take: &mut Take) -> Result<Small, Malformed> {
     small.paused = (0..paused).map(|_| take_pausable(take)).collect::<Result<_, _>>()?;
     let gaps = take.count()?;
     small.gaps = (0..gaps).map(|_| Ok((take.var()?, take.var()?))).collect::<Result<_, Malformed>>()?;
-    // A directory of a version before has none.
+    // A directory of a version before says nothing of what follows.
     if take.left() == 0 {
         return Ok(small);
     }
@@ -829,6 +882,9 @@ fn take_small(take: &mut Take) -> Result<Small, Malformed> {
             last_fire: take.maybe()?.map(Timestamp::from_nanos),
             fired: take_ranges(take)?,
         });
+    }
+    if take.left() > 0 {
+        small.front = take.var()?;
     }
     Ok(small)
 }
@@ -917,16 +973,21 @@ fn take_function(take: &mut Take) -> Result<FunctionName, Malformed> {
     FunctionName::from_parts(&name, &take.text()?).map_err(|_| Malformed)
 }
 
-fn take_draft(take: &mut Take) -> Result<Draft, Malformed> {
+pub(crate) fn take_lane(take: &mut Take) -> Result<Lane, Malformed> {
     let queue = QueueName::parse(&take.text()?).map_err(|_| Malformed)?;
-    let lane_target = match take.u8()? {
+    let target = match take.u8()? {
         0 => LaneTarget::Function(take_function(take)?),
         1 => LaneTarget::CallbackHosts(u16::try_from(take.u32()?).map_err(|_| Malformed)?),
         _ => return Err(Malformed),
     };
+    Ok(Lane { queue, target })
+}
+
+fn take_draft(take: &mut Take) -> Result<Draft, Malformed> {
+    let lane = take_lane(take)?;
     let target = match take.u8()? {
         kind @ (0 | 3) => {
-            let function = match (kind, &lane_target) {
+            let function = match (kind, &lane.target) {
                 (3, LaneTarget::Function(function)) => function.clone(),
                 (0, _) => take_function(take)?,
                 _ => return Err(Malformed),
@@ -944,7 +1005,7 @@ fn take_draft(take: &mut Take) -> Result<Draft, Malformed> {
         _ => return Err(Malformed),
     };
     Ok(Draft {
-        lane: Lane { queue, target: lane_target },
+        lane,
         target,
         call_id: CallId::parse(&take.text()?).map_err(|_| Malformed)?,
         due: take.maybe()?.map(Timestamp::from_nanos),

@@ -11,10 +11,13 @@
 //! ```
 //! Checksums start from the directory's salt, so that bytes a caller sends cannot pass for a batch of ours.
 
+use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
 use crc32c::crc32c_append;
+
+use crate::files::File;
 
 /// The version of the format this code writes and the newest it reads.
 pub(crate) const FORMAT: u32 = 2;
@@ -289,6 +292,97 @@ pub(crate) fn scan(
     }
     scanned.damage.sort_by_key(|range| range.start);
     scanned
+}
+
+/// What a walk over a sealed segment came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// Everything is as it was written. Where the last batch with records begins, and its checksum; zeros if there is none.
+    Sound((u64, u32)),
+    /// Something is not; a scan says what.
+    Unsound,
+    /// Whoever looks at the records wanted no more.
+    Stopped,
+}
+
+/// How much of a segment a walk holds, unless one batch is larger.
+const STRETCH: usize = 1 << 20;
+
+/// Reads a segment that was synced up to `end` batch by batch, holding little of it at a time, for as long as everything is
+/// as it was written and `found` says to go on.
+pub(crate) fn walk(
+    file: &dyn File,
+    salt: u32,
+    segment: u32,
+    end: u64,
+    mut found: impl FnMut(Found) -> bool,
+) -> io::Result<Walked> {
+    let mut stretch = Bytes::new();
+    let mut from = 0;
+    let mut fill = |at: u64, needed: usize| -> io::Result<Bytes> {
+        let begins = at.wrapping_sub(from);
+        if at >= from && begins + needed as u64 <= stretch.len() as u64 {
+            return Ok(stretch.slice(begins as usize..));
+        }
+        let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; needed.max(STRETCH).min(most)];
+        let read = file.read_at(&mut bytes, at)?;
+        bytes.truncate(read);
+        (stretch, from) = (bytes.into(), at);
+        Ok(stretch.clone())
+    };
+    let head = fill(0, HEADER as usize)?;
+    if Head::read(&head).is_none_or(|head| head.segment != segment || head.salt != salt) {
+        return Ok(Walked::Unsound);
+    }
+    let (mut at, mut last) = (HEADER, (0, 0));
+    while at < end {
+        let bytes = fill(at, BATCH_HEADER)?;
+        let Some(head) = batch_head(&bytes, 0, salt, segment) else { return Ok(Walked::Unsound) };
+        let length = BATCH_HEADER + head.length;
+        let bytes = fill(at, length)?;
+        if bytes.len() < length {
+            return Ok(Walked::Unsound);
+        }
+        let mut record = BATCH_HEADER;
+        for n in 0..head.records {
+            let journal = head.first + u64::from(n);
+            let front = bytes.get(record..record + RECORD_HEADER);
+            let whole = front
+                .filter(|front| u32_at(front, 8) == Some(record_crc(salt, &front[..8], journal)))
+                .and_then(record_length)
+                .filter(|whole| record + whole <= length);
+            let Some(whole) = whole else { return Ok(Walked::Unsound) };
+            let Some((kind, payload)) = record_at(salt, &bytes[record..record + whole]) else {
+                return Ok(Walked::Unsound);
+            };
+            let goes_on = found(Found {
+                journal,
+                kind,
+                payload: bytes.slice(record + payload.start..record + payload.end),
+                offset: (at + record as u64) as u32,
+                size: whole as u32,
+                unproven: false,
+            });
+            if !goes_on {
+                return Ok(Walked::Stopped);
+            }
+            record += whole;
+        }
+        if head.records > 0 {
+            last = (at, u32_at(&bytes, 36).unwrap_or(0));
+        }
+        at += length as u64;
+    }
+    Ok(Walked::Sound(last))
+}
+
+/// The checksum of the batch that begins here, which covers its numbers and its segment; `None` when the file is shorter.
+pub(crate) fn batch_check(file: &dyn File, at: u64) -> io::Result<Option<u32>> {
+    let mut header = [0; BATCH_HEADER];
+    let read = file.read_at(&mut header, at)?;
+    Ok(u32_at(&header[..read], 36)
+        .filter(|crc| read == BATCH_HEADER && u32_at(&header, 0) == Some(BATCH_MAGIC) && *crc != 0))
 }
 
 /// Most of a segment was never written; its zeros are passed over in stretches of this length.

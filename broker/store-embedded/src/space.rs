@@ -12,17 +12,17 @@ use broker_model::Acceptance;
 
 use crate::bodies::read_error;
 use crate::index;
-use crate::ledger::death_in;
 use crate::record::{self, KeyRow, Moved, MovedPart, Record, Standing, kind, nanos};
 use crate::segment;
 use crate::state::{After, Extra, MovedMark};
-use crate::store::{Core, Pending, Shared};
+use crate::store::{Core, Pending, ReadError, Shared};
+use crate::summary::summary_name;
 use crate::table::{Entry, Phase, Place};
 
 /// How many keys are carried forward in one record.
 const KEYS_AT_ONCE: usize = 4096;
 /// How often a record is looked at again when it changed while it was being read.
-const TRIES: usize = 8;
+pub(crate) const TRIES: usize = 8;
 
 /// Removes the oldest segments as far as the rules say so.
 pub(crate) fn give_back(shared: &Shared) {
@@ -58,7 +58,11 @@ fn next_step(shared: &Shared) -> Option<Step> {
     }
     let on_disk: u64 = core.state.space.values().map(|space| space.len).sum();
     let live: u64 = core.state.space.values().map(|space| space.live).sum();
-    let allowed = 2 * live + core.state.retained_bytes() + 4 * shared.options.segment_bytes;
+    // What ended may pin as much journal as the retention allows it in bytes, whatever else stands in that.
+    let pins = core.state.space.values().skip_while(|space| space.retained == 0);
+    let pinned: u64 = pins.map(|space| space.len.saturating_sub(space.live)).sum();
+    let pinned = pinned.min(shared.options.retention.bytes);
+    let allowed = 2 * live + pinned + 4 * shared.options.segment_bytes;
     // On a full disk what can only be looked up makes room, and copying is worth what it frees.
     let pressed = core.full.is_some() && space.live < space.len / 2;
     if on_disk <= allowed && !pressed {
@@ -80,6 +84,19 @@ fn remove(shared: &Shared, segment: u32) -> bool {
     if shared.core().state.dedup.on_segment(segment) > 0 && !carry_keys(shared, segment) {
         return false;
     }
+    {
+        // What is missed at the next start is told from what was given back by this.
+        let mut core = shared.core();
+        let behind = (std::ops::Bound::Excluded(segment), std::ops::Bound::Unbounded);
+        let front = core.state.space.range(behind).next().map(|(_, space)| space.first);
+        if let Some(front) = front.filter(|front| *front > core.state.front)
+            && core.check_open().is_ok()
+        {
+            let (payload, after) = (record::front(front), After::Front(front));
+            shared
+                .push(&mut core, Pending { kind: kind::FRONT, payload, after, waiter: None, urgent: false });
+        }
+    }
     // The settlements that emptied it may still be on their way.
     if !settled_so_far(shared) {
         return false;
@@ -94,6 +111,8 @@ fn remove(shared: &Shared, segment: u32) -> bool {
     shared.close_handle(segment);
     let path = shared.segment_path(segment);
     let removed = shared.files.remove(&path).and_then(|()| shared.files.sync_dir(&shared.journal_dir()));
+    // One that stays is removed at the next start.
+    let _ = shared.files.remove(&shared.summaries_dir().join(summary_name(segment)));
     if let Err(error) = removed {
         // It is read again at the next start and does no harm: everything in it is settled behind it.
         tracing::warn!(%error, path = %path.display(), "cannot remove a segment nothing lives in");
@@ -134,18 +153,22 @@ pub(crate) fn read_segment(shared: &Shared, segment: u32) -> Option<Bytes> {
     }
 }
 
-/// Every record of a segment with its place.
+/// Every record of a segment with its place. What is damaged is reported first.
 fn records(shared: &Shared, number: u32) -> Option<Vec<(Place, Record)>> {
+    let end = shared.core().state.space.get(&number)?.end;
     let bytes = read_segment(shared, number)?;
     let mut records = Vec::new();
-    segment::scan(&bytes, shared.salt, number, Some(bytes.len() as u64), |found| {
-        if matches!(found.kind, kind::ACCEPTED | kind::SETTLED | kind::MOVED | kind::KEYS)
-            && let Ok(record) = record::read(found.kind, found.payload)
-        {
-            records.push((Place { segment: number, offset: found.offset }, record));
+    let mut understood = true;
+    let scanned = segment::scan(&bytes, shared.salt, number, Some(end), |found| {
+        if matches!(found.kind, kind::ACCEPTED | kind::SETTLED | kind::MOVED | kind::KEYS | kind::MISSING) {
+            match record::read(found.kind, found.payload) {
+                Ok(record) => records.push((Place { segment: number, offset: found.offset }, record)),
+                Err(_) => understood = false,
+            }
         }
     });
-    Some(records)
+    let whole = understood && scanned.damage.is_empty();
+    (whole || crate::sweep::report(shared, number)).then_some(records)
 }
 
 fn carry_keys(shared: &Shared, segment: u32) -> bool {
@@ -203,6 +226,10 @@ fn copy(shared: &Shared, segment: u32) -> bool {
                 }
                 copied
             }
+            Record::Missing { letter, .. } => {
+                let numbers = numbers(letter.first, letter.acceptance.drafts.len());
+                copy_one(shared, place, 0, &record, (&letter.acceptance, letter.at), &numbers)
+            }
             Record::Moved(moved) => {
                 let numbers: Vec<u64> = moved.parts.iter().map(|part| part.number).collect();
                 copy_one(shared, place, 0, &record, (&moved.acceptance, moved.at), &numbers)
@@ -225,13 +252,13 @@ fn numbers(first: u64, count: usize) -> Vec<u64> {
 }
 
 /// One part that lives, as it stood when it was looked at.
-struct Seen {
-    number: u64,
+pub(crate) struct Seen {
+    pub(crate) number: u64,
     nth: usize,
-    entry: Entry,
-    extra: Extra,
+    pub(crate) entry: Entry,
+    pub(crate) extra: Extra,
     /// It was read from the index.
-    cold: bool,
+    pub(crate) cold: bool,
 }
 
 /// Copies the parts of one acceptance that live. How many bytes that took; `None` when it could not be done now.
@@ -270,7 +297,7 @@ fn copy_one(
         }
         let mut parts = Vec::with_capacity(seen.len());
         for seen in &seen {
-            match moved_part(shared, seen, record, place) {
+            match moved_part(shared, seen, Some(record), place) {
                 Ok(part) => parts.push(part),
                 Err(error) => {
                     let error = read_error(error);
@@ -295,6 +322,7 @@ fn copy_one(
                 life: seen.extra.life(),
                 attempts: seen.extra.attempts.clone(),
                 end: seen.extra.end,
+                reason: None,
             })
             .collect();
         let mut core = shared.core();
@@ -327,13 +355,19 @@ fn look(core: &Core, place: Place, part: u32, numbers: &[u64]) -> Vec<Seen> {
         if entry.place != place || entry.part != part + nth as u32 || entry.phase().is_over() {
             return None;
         }
-        let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
-        Some(Seen { number, nth, entry: *entry, extra, cold: core.state.is_cold(number) })
+        self::seen(core, number, nth)
     });
     seen.collect()
 }
 
-fn is_same(a: &Seen, b: &Seen) -> bool {
+/// How an invocation stands now.
+pub(crate) fn seen(core: &Core, number: u64, nth: usize) -> Option<Seen> {
+    let entry = *core.state.table.get(number)?;
+    let extra = core.state.extras.get(&number).cloned().unwrap_or_default();
+    Some(Seen { number, nth, entry, extra, cold: core.state.is_cold(number) })
+}
+
+pub(crate) fn is_same(a: &Seen, b: &Seen) -> bool {
     if a.cold && b.cold {
         return (a.number, a.entry.phase()) == (b.number, b.entry.phase());
     }
@@ -344,22 +378,18 @@ fn is_same(a: &Seen, b: &Seen) -> bool {
     of(a) == of(b)
 }
 
-fn moved_part(
+/// What a moved record says of one that lives. `record` is the one at `place`, unless that is lost.
+pub(crate) fn moved_part(
     shared: &Shared,
     seen: &Seen,
-    record: &Record,
+    record: Option<&Record>,
     place: Place,
-) -> Result<MovedPart, crate::store::ReadError> {
+) -> Result<MovedPart, ReadError> {
     let extra = &seen.extra;
     let standing = match (seen.entry.phase(), extra.end) {
         (Phase::Dead, Some(end)) => {
-            let said = if end == place {
-                death_in(record, seen.number)
-            } else {
-                death_in(&shared.read_record(end)?.0, seen.number)
-            };
-            let damaged = || crate::store::ReadError::Damaged(shared.segment_path(end.segment));
-            let (reason, detail) = said.ok_or_else(damaged)?;
+            let own = record.map(|record| (record, place));
+            let (reason, detail) = shared.why_dead(seen.number, end, extra.reason, own, record.is_none())?;
             Standing::Dead { reason, detail, died_at: extra.ended_at }
         }
         (Phase::Retrying, _) => {

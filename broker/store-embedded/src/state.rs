@@ -24,10 +24,8 @@ use crate::index::{self, Change, Key};
 use crate::lanes::Lanes;
 use crate::options::{Options, Retention};
 use crate::received::Received;
-use crate::record::{
-    self, Accepted, BodyFile, BodyPlace, How, KeyRow, Moved, Record, ScheduleChange, Settled, Small,
-    Standing, nanos,
-};
+use crate::record::{self, BodyFile, BodyPlace, How, KeyRow, Record, ScheduleChange, Small, nanos};
+use crate::rows::{self, Life, New, Row, Said, Stands, Then};
 use crate::table::{Entry, Phase, Place, Table};
 
 /// One reading of both clocks.
@@ -48,6 +46,8 @@ pub(crate) struct Extra {
     pub(crate) interrupted: u32,
     /// A start stands in the journal that no settlement followed yet.
     pub(crate) started: bool,
+    /// During recovery: that start was cut off, because another process took the journal over since.
+    pub(crate) cut_off: bool,
     /// The current lease's token; 0 for none.
     pub(crate) token: u64,
     /// While retrying: until when, on the monotonic clock (during recovery: on the wall clock).
@@ -130,6 +130,13 @@ pub(crate) enum After {
     Keys(Vec<KeyRow>),
     Marked(MarkChange),
     Scheduled(ScheduleChange),
+    /// The journal begins with this number.
+    Front(u64),
+    /// These journal numbers (from, to) cannot be read any more; the dead letter that says so.
+    Missing {
+        gap: (u64, u64),
+        letter: NewOnes,
+    },
     /// No record: its waiter only wants to know that all before it is durable.
     Barrier,
 }
@@ -158,6 +165,8 @@ pub(crate) struct MovedMark {
     pub(crate) attempts: Vec<AttemptAt>,
     /// Where it was said how the invocation died, if the moved record repeats it.
     pub(crate) end: Option<Place>,
+    /// The index of the reason the moved record gives, where that is another one.
+    pub(crate) reason: Option<u8>,
 }
 
 /// Books a record into the small state, in journal order.
@@ -191,6 +200,16 @@ pub(crate) fn tally(small: &mut Small, after: &After) {
                 small.paused.push(what.clone());
             }
         }
+        After::Front(front) => {
+            small.front = *front;
+            small.gaps.retain(|(_, to)| to > front);
+        }
+        After::Missing { gap, letter } => {
+            new_ones(totals, letter);
+            totals.dead[record::reason_index(Reason::Damaged)] += letter.acceptance.drafts.len() as u64;
+            small.damaged += gap.1 - gap.0;
+            small.gaps.push(*gap);
+        }
         After::Scheduled(ScheduleChange::Removed(id)) => {
             small.paused.retain(|paused| *paused != Pausable::Schedule(id.clone()));
         }
@@ -215,6 +234,25 @@ pub(crate) struct Space {
     pub(crate) retained: u64,
     /// How many invocations have their record here.
     pub(crate) entries: u64,
+    /// The journal number it begins with.
+    pub(crate) first: u64,
+    /// Up to where it was synced when the next one was begun; 0 for the one that is being written.
+    pub(crate) end: u64,
+    /// What is known of it beside what it says.
+    pub(crate) known: Known,
+}
+
+/// What this process knows of a segment that is not written any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The length of its summary, if it has one.
+    pub(crate) summary: Option<u64>,
+    /// No summary can be made of it: it is damaged, or the disk refused.
+    pub(crate) no_summary: bool,
+    /// Damage in it was reported in this process.
+    pub(crate) reported: bool,
+    /// All its bytes were read in this process and are what was written, or what is not was reported.
+    pub(crate) verified: bool,
 }
 
 /// A claimed invocation, before its record is read.
@@ -286,6 +324,10 @@ pub(crate) struct State {
     new_from: u64,
     next_token: u64,
     pub(crate) damaged: u64,
+    /// Journal numbers (from, to) that are known to be missing and were reported.
+    pub(crate) gaps: Vec<(u64, u64)>,
+    /// The number the journal begins with; 0 when nobody said.
+    pub(crate) front: u64,
     /// A lane gained something since the flag was last taken.
     pub(crate) signal: bool,
 }
@@ -329,6 +371,8 @@ impl State {
             new_from: 0,
             next_token: 1,
             damaged: 0,
+            gaps: Vec::new(),
+            front: 0,
             signal: false,
         }
     }
@@ -374,6 +418,11 @@ impl State {
         totals
     }
 
+    /// How many dead letters there are.
+    pub(crate) fn dead_kept(&self) -> u64 {
+        self.dead_kept
+    }
+
     // ---- Acceptance ----
 
     /// Puts accepted invocations where they belong. `part` is the number of drafts before them in their record.
@@ -389,64 +438,73 @@ impl State {
         share: u32,
         now: Moment,
     ) {
-        let count = acceptance.drafts.len() as u64;
-        self.totals.accepted[acceptance.origin.index()] += count;
-        self.next_number = self.next_number.max(first + count);
+        let body = BodyPlace::file_of(&acceptance.body);
         for (n, draft) in acceptance.drafts.iter().enumerate() {
             let number = first + n as u64;
-            let due = draft.due.map(|due| due.as_nanos()).filter(|due| *due > now.wall);
-            let phase = match (end, due) {
-                (Some(_), _) => Phase::Dead,
-                (None, Some(_)) => Phase::Scheduled,
-                (None, None) => Phase::Ready,
+            let new = New {
+                number,
+                at,
+                lane: &draft.lane,
+                due: draft.due.map_or(0, |due| due.as_nanos()),
+                call: call_hash(&draft.call_id),
+                share,
+                origin: acceptance.origin.index() as u8,
+                end: end.map(|reason| record::reason_index(reason) as u8),
+                body,
             };
-            self.enter(number, at / 1_000_000, acceptance, n, phase, place, part + n as u32, share);
-            if let Some(reason) = end {
-                self.totals.dead[record::reason_index(reason)] += 1;
-                let extra = self.extras.entry(number).or_default();
-                extra.end = Some(place);
-                extra.ended_at = at;
-                extra.reason = record::reason_index(reason) as u8;
-                self.dead.insert((at, number));
-                self.note_dead(number);
-            } else if let Some(due) = due {
-                self.dues.push(Reverse((due, number)));
-                // Whoever waits in `ready` set its timer before it knew of this one.
-                self.signal = true;
-            } else {
-                self.line_up(number, false);
-            }
+            self.add(&new, place, part + n as u32, now.wall);
             if end.is_none() && !self.replaying {
                 self.keep_fresh(number, Fresh { acceptance: acceptance.clone(), draft: n, at });
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one call, each argument another fact of the record")]
-    fn enter(
-        &mut self,
-        number: u64,
-        millis: u64,
-        acceptance: &Acceptance,
-        draft: usize,
-        phase: Phase,
-        place: Place,
-        part: u32,
-        share: u32,
-    ) {
+    /// Puts one accepted invocation where it belongs, as of the moment `now`.
+    fn add(&mut self, new: &New<'_>, place: Place, part: u32, now: u64) {
+        let number = new.number;
+        if let Some(accepted) = self.totals.accepted.get_mut(usize::from(new.origin)) {
+            *accepted += 1;
+        }
+        let due = Some(new.due).filter(|due| *due > now);
+        let phase = match (new.end, due) {
+            (Some(_), _) => Phase::Dead,
+            (None, Some(_)) => Phase::Scheduled,
+            (None, None) => Phase::Ready,
+        };
+        self.enter(new, phase, place, part);
+        if let Some(reason) = new.end {
+            if let Some(dead) = self.totals.dead.get_mut(usize::from(reason)) {
+                *dead += 1;
+            }
+            let extra = self.extras.entry(number).or_default();
+            extra.end = Some(place);
+            extra.ended_at = new.at;
+            extra.reason = reason;
+            self.dead.insert((new.at, number));
+            self.note_dead(number);
+        } else if let Some(due) = due {
+            self.dues.push(Reverse((due, number)));
+            // Whoever waits in `ready` set its timer before it knew of this one.
+            self.signal = true;
+        } else {
+            self.line_up(number, false);
+        }
+    }
+
+    fn enter(&mut self, new: &New<'_>, phase: Phase, place: Place, part: u32) {
         // A copy of a record met twice in recovery replaces what the first one said.
-        self.forget(number);
-        let draft = &acceptance.drafts[draft];
-        let lane = self.lanes.join(&draft.lane);
-        let entry = Entry::new(place, share, lane, millis, phase, part, call_hash(&draft.call_id));
-        self.table.insert(number, entry);
+        self.forget(new.number);
+        self.next_number = self.next_number.max(new.number + 1);
+        let lane = self.lanes.join(new.lane);
+        let entry = Entry::new(place, new.share, lane, new.at / 1_000_000, phase, part, new.call);
+        self.table.insert(new.number, entry);
         self.dead_kept += u64::from(phase.is_dead());
         self.lanes.shift(lane, None, Some(phase));
         let space = self.space.entry(place.segment).or_default();
         space.entries += 1;
-        space.live += u64::from(share);
-        if let Some(file) = BodyPlace::file_of(&acceptance.body) {
-            self.body_of.insert(number, file);
+        space.live += u64::from(new.share);
+        if let Some(file) = new.body {
+            self.body_of.insert(new.number, file);
             *self.body_refs.entry(file).or_default() += 1;
         }
     }
@@ -598,7 +656,7 @@ impl State {
         if !may_settle(tenure, lease) {
             return None;
         }
-        self.apply_settlement(number, how, Place::PENDING, now.wall, Some(now));
+        self.apply_settlement(number, Said::of(how), Place::PENDING, now.wall, Some(now));
         Some(number)
     }
 
@@ -610,51 +668,45 @@ impl State {
             .filter(|(_, entry)| entry.phase() == Phase::Leased)
             .map(|(number, _)| number)
             .collect();
-        let how = How::Released { wait: Duration::ZERO };
+        let said = Said { attempt: None, then: Then::Released(Duration::ZERO) };
         leased
             .into_iter()
             .map(|number| {
                 let life = self.extras.get(&number).map_or(1, Extra::life);
-                self.apply_settlement(number, &how, Place::PENDING, now.wall, Some(now));
+                self.apply_settlement(number, said, Place::PENDING, now.wall, Some(now));
                 (number, life)
             })
             .collect()
     }
 
     /// Changes what a settlement changes. `live` is now, or `None` in recovery.
-    fn apply_settlement(&mut self, number: u64, how: &How, place: Place, at: u64, live: Option<Moment>) {
+    fn apply_settlement(&mut self, number: u64, said: Said, place: Place, at: u64, live: Option<Moment>) {
         let extra = self.extras.entry(number).or_default();
         extra.started = false;
         extra.token = 0;
-        let attempt = match how {
-            How::Completed(attempt) | How::Retry { attempt, .. } => Some(attempt),
-            How::Dead { attempt, .. } => attempt.as_ref(),
-            How::Released { .. } => None,
-        };
-        if let Some(attempt) = attempt {
-            let class = record::class_number(attempt.outcome.class());
+        if let Some(class) = said.attempt {
             extra.push(AttemptAt { place, nth: 0, class });
         }
-        match how {
-            How::Completed(_) => {
+        match said.then {
+            Then::Completed => {
                 extra.ended_at = at;
                 self.totals.completed += 1;
                 self.set_phase(number, Phase::Completed);
                 self.retain(number, at);
             }
-            How::Dead { reason, .. } => {
+            Then::Dead(reason) => {
                 extra.ended_at = at;
                 extra.end = Some(place);
-                extra.reason = record::reason_index(*reason) as u8;
-                self.totals.dead[record::reason_index(*reason)] += 1;
+                extra.reason = reason;
+                self.totals.dead[usize::from(reason)] += 1;
                 self.set_phase(number, Phase::Dead);
                 self.dead.insert((at, number));
                 if !place.is_pending() {
                     self.note_dead(number);
                 }
             }
-            How::Retry { wait, .. } => self.wait(number, *wait, at, live, false),
-            How::Released { wait } => self.wait(number, *wait, at, live, true),
+            Then::Retry(wait) => self.wait(number, wait, at, live, false),
+            Then::Released(wait) => self.wait(number, wait, at, live, true),
         }
     }
 
@@ -692,6 +744,8 @@ impl State {
         self.set_phase(number, Phase::Cancelled);
         let extra = self.extras.entry(number).or_default();
         extra.token = 0;
+        // In recovery: the interruption was counted when the journal was taken over, and cancelled after that.
+        extra.interrupted += u32::from(extra.cut_off && extra.started);
         extra.started = false;
         extra.ended_at = at;
         self.fresh.remove(&number);
@@ -785,8 +839,22 @@ impl State {
         self.retained.retain(|number| table.get(*number).is_some());
     }
 
-    pub(crate) fn retained_bytes(&self) -> u64 {
-        self.retained_bytes
+    /// Forgets one that ended, because its record is lost.
+    pub(crate) fn forget_ended(&mut self, number: u64) {
+        let Some(share) = self.table.get(number).filter(|e| e.phase().is_over()).map(|e| e.share) else {
+            return;
+        };
+        self.retained_count -= 1;
+        self.retained_bytes -= u64::from(share);
+        self.forget(number);
+    }
+
+    /// Gives up what waits, without an attempt; its life.
+    pub(crate) fn give_up(&mut self, number: u64, how: &How, now: Moment) -> u32 {
+        let life = self.extras.get(&number).map_or(1, Extra::life);
+        self.fresh.remove(&number);
+        self.apply_settlement(number, Said::of(how), Place::PENDING, now.wall, Some(now));
+        life
     }
 
     fn forget(&mut self, number: u64) {
@@ -914,6 +982,13 @@ impl State {
                 }
             }
             After::Removed { number } => self.note_alive(number),
+            After::Missing { gap, letter } => {
+                self.damaged += gap.1 - gap.0;
+                self.gaps.push(gap);
+                let end = Some(Reason::Damaged);
+                self.accept(letter.first, letter.at, &letter.acceptance, end, place, 0, size, now);
+            }
+            After::Front(front) => self.begin_with(front),
             After::Started | After::Cancelled | After::Barrier => {}
         }
     }
@@ -949,6 +1024,7 @@ impl State {
             }
             if extra.end.is_some() && extra.end == mark.end {
                 extra.end = Some(place);
+                extra.reason = mark.reason.unwrap_or(extra.reason);
             }
             self.note_dead(mark.number);
         }
@@ -1050,64 +1126,78 @@ impl State {
 
     /// Books one record of the journal, in its order.
     pub(crate) fn replay(&mut self, record: Record, place: Place, size: u32, now: Moment) {
-        match record {
-            Record::Accepted(accepted) => self.replay_accepted(accepted, place, 0, size, now),
-            Record::Started(numbers) => {
-                for number in numbers {
-                    if self.table.get(number).is_some_and(|entry| entry.phase().is_held()) {
-                        let extra = self.extras.entry(number).or_default();
-                        // A second start without a settlement between: the process died in the first.
-                        extra.interrupted += u32::from(extra.started);
-                        extra.started = true;
-                    }
+        let mut part = 0;
+        rows::each(record, size, |row| self.book(row, place, &mut part, now));
+    }
+
+    /// Books one row of a record. `part` counts the invocations of that record.
+    pub(crate) fn book(&mut self, row: Row<'_>, place: Place, part: &mut u32, now: Moment) {
+        match row {
+            Row::New(new) => {
+                // Due times are held against the moment of acceptance: whether they passed since is seen at the end.
+                self.add(&new, place, *part, new.at);
+                *part += 1;
+            }
+            Row::Moved(new, life) => {
+                self.book_moved(&new, life, place, *part);
+                *part += 1;
+            }
+            Row::Key(row) => {
+                let age = Duration::from_nanos(now.wall.saturating_sub(row.at));
+                let made = (row.first, row.count, row.at);
+                self.dedup.remember(&row.key, made, place.segment, now.mono, age);
+            }
+            Row::Beside(acceptance) => self.received.book(&acceptance),
+            Row::Nothing => {}
+            Row::Started(number) => {
+                if self.table.get(number).is_some_and(|entry| entry.phase().is_held()) {
+                    let extra = self.extras.entry(number).or_default();
+                    // A second start without a settlement between: the process died in the first.
+                    extra.interrupted += u32::from(extra.started);
+                    extra.started = true;
+                    extra.cut_off = false;
                 }
             }
-            Record::Settled(Settled { number, at, how, then }) => {
+            Row::Settled { number, at, said } => {
                 if self.table.get(number).is_some_and(|entry| entry.phase().is_held()) {
-                    self.apply_settlement(number, &how, place, at, None);
+                    self.apply_settlement(number, said, place, at, None);
                 } else {
                     // Its acceptance went with an old segment, or was damaged: only the totals have a use for it.
-                    match &how {
-                        How::Completed(_) => self.totals.completed += 1,
-                        How::Dead { reason, .. } => self.totals.dead[record::reason_index(*reason)] += 1,
-                        How::Retry { .. } | How::Released { .. } => {}
+                    match said.then {
+                        Then::Completed => self.totals.completed += 1,
+                        Then::Dead(reason) => self.totals.dead[usize::from(reason)] += 1,
+                        Then::Retry(_) | Then::Released(_) => {}
                     }
                 }
-                let drafts: usize = then.iter().map(|new| new.acceptance.drafts.len()).sum();
-                let share = size / (drafts.max(1) as u32);
-                let mut part = 0;
-                for new in then {
-                    let count = new.acceptance.drafts.len() as u32;
-                    self.replay_accepted(new, place, part, share * count, now);
-                    part += count;
-                }
             }
-            Record::Cancelled { number, at } => match self.cancel(number, at) {
+            Row::Cancelled { number, at } => match self.cancel(number, at) {
                 Cancelled::Waiting | Cancelled::Delivering => {}
                 Cancelled::TooLate | Cancelled::Unknown => self.totals.cancelled += 1,
             },
-            Record::Redriven { number, life, at } => {
+            Row::Redriven { number, life, at } => {
                 let redriven = self.totals.redriven;
                 self.redrive(number, life, at);
                 self.totals.redriven = redriven + 1;
             }
-            Record::Removed { number } => {
+            Row::Removed { number } => {
                 if !self.remove(number) {
                     self.totals.removed += 1;
                 }
                 self.note_alive(number);
             }
-            Record::Moved(moved) => self.replay_moved(moved, place, size),
-            Record::Reconciled(small) | Record::Checkpoint(small) => {
-                self.totals = small.totals;
-                self.paused = small.paused.into_iter().collect();
-                self.next_number = self.next_number.max(small.next);
-                self.damaged = small.damaged;
-                self.received.marks = small.marks;
-                self.received.schedules = small.schedules;
+            Row::Whole(record) => self.book_whole(record),
+        }
+    }
+
+    fn book_whole(&mut self, record: Record) {
+        match record {
+            Record::Reconciled(small) | Record::Checkpoint(small) => self.take_small(small),
+            Record::Opened(small) => {
+                self.take_small(small);
+                for extra in self.extras.values_mut() {
+                    extra.cut_off = extra.started;
+                }
             }
-            Record::Marked(change) => self.received.marks.apply(&change),
-            Record::Scheduled(change) => self.change_schedules(&change),
             Record::Pause { what, held } => {
                 if held {
                     self.paused.insert(what);
@@ -1115,14 +1205,33 @@ impl State {
                     self.paused.remove(&what);
                 }
             }
-            Record::Keys(rows) => {
-                for row in rows {
-                    let age = Duration::from_nanos(now.wall.saturating_sub(row.at));
-                    let made = (row.first, row.count, row.at);
-                    self.dedup.remember(&row.key, made, place.segment, now.mono, age);
-                }
+            Record::Missing { from, to, .. } => {
+                self.damaged += to - from;
+                self.gaps.push((from, to));
             }
+            Record::Front(front) => self.begin_with(front),
+            Record::Marked(change) => self.received.marks.apply(&change),
+            Record::Scheduled(change) => self.change_schedules(&change),
+            Record::Accepted(_)
+            | Record::Started(_)
+            | Record::Settled(_)
+            | Record::Cancelled { .. }
+            | Record::Redriven { .. }
+            | Record::Removed { .. }
+            | Record::Moved(_)
+            | Record::Keys(_) => {}
         }
+    }
+
+    fn take_small(&mut self, small: Small) {
+        self.totals = small.totals;
+        self.paused = small.paused.into_iter().collect();
+        self.next_number = self.next_number.max(small.next);
+        self.damaged = small.damaged;
+        self.gaps = small.gaps;
+        self.front = small.front;
+        self.received.marks = small.marks;
+        self.received.schedules = small.schedules;
     }
 
     fn change_schedules(&mut self, change: &ScheduleChange) {
@@ -1132,84 +1241,60 @@ impl State {
         }
     }
 
-    fn replay_accepted(&mut self, accepted: Accepted, place: Place, part: u32, size: u32, now: Moment) {
-        let Accepted { first, at, acceptance, end } = accepted;
-        let count = acceptance.drafts.len() as u32;
-        self.received.book(&acceptance);
-        if let Some(key) = &acceptance.dedup {
-            let age = Duration::from_nanos(now.wall.saturating_sub(at));
-            self.dedup.remember(key, (first, count, at), place.segment, now.mono, age);
-        }
-        // Due times are held against the moment of acceptance: whether they passed since is seen at the end.
-        let then = Moment { wall: at, mono: now.mono };
-        let reason = end.map(|(reason, _)| reason);
-        self.accept(first, at, &Arc::new(acceptance), reason, place, part, size / count.max(1), then);
+    /// What stood below this journal number was given back.
+    fn begin_with(&mut self, front: u64) {
+        self.front = front;
+        self.gaps.retain(|(_, to)| *to > front);
     }
 
-    fn replay_moved(&mut self, moved: Moved, place: Place, size: u32) {
-        let share = size / (moved.parts.len().max(1) as u32);
-        for (n, part) in moved.parts.into_iter().enumerate() {
-            let due = moved.acceptance.drafts[n].due.map(|due| due.as_nanos()).filter(|due| *due > moved.at);
-            let phase = match &part.standing {
-                Standing::Dead { .. } => Phase::Dead,
-                Standing::Waiting { until: Some(_) } => Phase::Retrying,
-                Standing::Waiting { until: None }
-                    if due.is_some() && part.life == 1 && part.history.is_empty() =>
-                {
-                    Phase::Scheduled
-                }
-                Standing::Waiting { until: None } => Phase::Ready,
-            };
-            self.next_number = self.next_number.max(part.number + 1);
-            self.enter(
-                part.number,
-                moved.at / 1_000_000,
-                &moved.acceptance,
-                n,
-                phase,
-                place,
-                n as u32,
-                share,
-            );
-            let attempts = part.history.kept().enumerate().map(|(nth, attempt)| AttemptAt {
-                place,
-                nth: nth as u8,
-                class: record::class_number(attempt.outcome.class()),
-            });
-            let mut extra = Extra {
-                lives_before: part.life.saturating_sub(1),
-                life_began: part.life_began,
-                interrupted: part.interrupted,
-                started: part.started,
-                attempts: attempts.collect(),
-                ..Extra::default()
-            };
-            for (class, count) in part.history.counted() {
-                extra.dropped.get_or_insert_default()[usize::from(record::class_number(class))] += count;
+    fn book_moved(&mut self, new: &New<'_>, life: Life, place: Place, part: u32) {
+        let due = Some(new.due).filter(|due| *due > new.at);
+        let untouched = life.life == 1 && life.kept.is_empty() && life.counted.is_empty();
+        let phase = match life.stands {
+            Stands::Dead { .. } => Phase::Dead,
+            Stands::Waiting { until: Some(_) } => Phase::Retrying,
+            Stands::Waiting { until: None } if due.is_some() && untouched => Phase::Scheduled,
+            Stands::Waiting { until: None } => Phase::Ready,
+        };
+        self.enter(new, phase, place, part);
+        let attempts = life.kept.iter().enumerate().map(|(nth, class)| AttemptAt {
+            place,
+            nth: nth as u8,
+            class: *class,
+        });
+        let mut extra = Extra {
+            lives_before: life.life.saturating_sub(1),
+            life_began: life.life_began,
+            interrupted: life.interrupted,
+            started: life.started,
+            attempts: attempts.collect(),
+            ..Extra::default()
+        };
+        for (class, count) in life.counted {
+            extra.dropped.get_or_insert_default()[usize::from(class)] += count;
+        }
+        match life.stands {
+            Stands::Dead { reason, died_at } => {
+                extra.end = Some(place);
+                extra.ended_at = died_at;
+                extra.reason = reason;
+                self.dead.insert((died_at, new.number));
             }
-            match &part.standing {
-                Standing::Dead { reason, died_at, .. } => {
-                    extra.end = Some(place);
-                    extra.ended_at = *died_at;
-                    extra.reason = record::reason_index(*reason) as u8;
-                    self.dead.insert((*died_at, part.number));
-                }
-                Standing::Waiting { until } => {
-                    extra.until = until.unwrap_or(0);
-                    extra.wait = u64::MAX;
-                }
+            Stands::Waiting { until } => {
+                extra.until = until.unwrap_or(0);
+                extra.wait = u64::MAX;
             }
-            if phase == Phase::Scheduled
-                && let Some(due) = due
-            {
-                self.dues.push(Reverse((due, part.number)));
-            }
-            if extra.started || !extra.has_nothing_to_say() || phase == Phase::Retrying {
-                self.extras.insert(part.number, extra);
-            }
-            if phase == Phase::Dead {
-                self.note_dead(part.number);
-            }
+        }
+        if phase == Phase::Scheduled
+            && let Some(due) = due
+        {
+            self.dues.push(Reverse((due, new.number)));
+        }
+        if extra.started || !extra.has_nothing_to_say() || phase == Phase::Retrying {
+            self.extras.insert(new.number, extra);
+        }
+        if phase == Phase::Dead {
+            self.note_dead(new.number);
         }
     }
 
@@ -1228,6 +1313,7 @@ impl State {
         for (number, phase) in held {
             let started = self.extras.get_mut(&number).filter(|extra| extra.started).map(|extra| {
                 extra.started = false;
+                extra.cut_off = false;
                 extra.interrupted += 1;
                 wait_after_interruptions(extra.interrupted)
             });
@@ -1259,13 +1345,14 @@ impl State {
     }
 
     /// The small state as the journal has it when recovery ends.
-    pub(crate) fn small(&self, gaps: Vec<(u64, u64)>) -> Small {
+    pub(crate) fn small(&self) -> Small {
         Small {
             totals: Totals { held: 0, dead_kept: 0, ..self.totals.clone() },
             paused: self.paused.iter().cloned().collect(),
             next: self.next_number,
             damaged: self.damaged,
-            gaps,
+            gaps: self.gaps.clone(),
+            front: self.front,
             marks: self.received.marks.clone(),
             schedules: self.received.schedules.clone(),
         }

@@ -35,6 +35,10 @@ pub(crate) struct Shared {
     pub(crate) upkeep: Condvar,
     /// The thread that keeps the index waits here for changes.
     pub(crate) follow: Condvar,
+    /// The sweep waits here for sealed segments.
+    pub(crate) sweep: Condvar,
+    /// Held while damage is looked at and reported, so that each is reported once.
+    pub(crate) reporting: Mutex<()>,
     pub(crate) index: Index,
     /// `ready` waits here for lanes.
     pub(crate) ready: Notify,
@@ -148,6 +152,8 @@ impl Shared {
             work: Condvar::new(),
             upkeep: Condvar::new(),
             follow: Condvar::new(),
+            sweep: Condvar::new(),
+            reporting: Mutex::new(()),
             index,
             ready: Notify::new(),
             handles: Mutex::new(HashMap::new()),
@@ -172,6 +178,10 @@ impl Shared {
 
     pub(crate) fn segment_path(&self, segment: u32) -> PathBuf {
         self.journal_dir().join(segment_name(segment))
+    }
+
+    pub(crate) fn summaries_dir(&self) -> PathBuf {
+        self.options.path.join("summaries")
     }
 
     pub(crate) fn bodies_dir(&self) -> PathBuf {
@@ -273,6 +283,8 @@ impl Shared {
             buffer.truncate(read + more);
         }
         buffer.truncate(length);
+        // What is read ahead is kept, and counted by its length.
+        buffer.shrink_to_fit();
         let (kind, payload) = segment::record_at(self.salt, &buffer).ok_or_else(damaged)?;
         Ok((kind, Bytes::from(buffer).slice(payload), length as u32))
     }
@@ -333,7 +345,8 @@ impl Core {
 
     /// Bytes on disk, without the index.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        let segments: u64 = self.state.space.values().map(|space| space.len).sum();
+        let segments: u64 =
+            self.state.space.values().map(|space| space.len + space.known.summary.unwrap_or(0)).sum();
         segments + self.spare.as_ref().map_or(0, |spare| spare.len) + self.body_bytes
     }
 

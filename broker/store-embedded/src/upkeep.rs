@@ -151,7 +151,7 @@ fn remove_bodies(shared: &Shared, leaving: &mut Vec<(u64, BodyFile)>, now: Durat
 }
 
 /// Allocates the next segment ahead, or says that there is no room.
-fn ensure_spare(shared: &Shared) {
+pub(crate) fn ensure_spare(shared: &Shared) {
     let _alone = shared.allocating.lock().unwrap_or_else(PoisonError::into_inner);
     let segment = {
         let core = shared.core();
@@ -188,7 +188,9 @@ fn say_full(shared: &Shared, core: &mut Core, what: Box<str>) {
 }
 
 /// Gives the writer a segment of at least this size to go on with; `None` when there is no room.
-pub(crate) fn next_segment(shared: &Shared, needed: u64) -> Option<Spare> {
+///
+/// The one before is sealed: it was synced up to `end`, and `next` is the number of the record that follows it.
+pub(crate) fn next_segment(shared: &Shared, needed: u64, end: u64, next: u64) -> Option<Spare> {
     let _alone = shared.allocating.lock().unwrap_or_else(PoisonError::into_inner);
     let (spare, current, full) = {
         let mut core = shared.core();
@@ -211,8 +213,11 @@ pub(crate) fn next_segment(shared: &Shared, needed: u64) -> Option<Spare> {
     let mut core = shared.core();
     match found {
         Ok(spare) => {
+            core.state.space.entry(current).or_default().end = end;
             core.current = spare.segment;
-            core.state.space.entry(spare.segment).or_default().len = spare.len;
+            let space = core.state.space.entry(spare.segment).or_default();
+            (space.len, space.first) = (spare.len, next);
+            shared.sweep.notify_one();
             Some(spare)
         }
         Err(what) => {

@@ -134,6 +134,10 @@ fn wait<'a>(shared: &'a Shared, core: MutexGuard<'a, Core>, most: Option<Duratio
 }
 
 fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Result<(), Failure> {
+    keep_reserve(shared, journal, batch);
+    if batch.is_empty() {
+        return Ok(());
+    }
     let payloads: usize = batch.iter().map(|pending| pending.payload.len()).sum();
     let needed = segment::batch_size(payloads, batch.len()) as u64;
     let mut bytes = std::mem::take(&mut journal.buffer);
@@ -147,7 +151,7 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
             record::small(&Small { marks, schedules, ..journal.small.clone() })
         };
         let front = segment::HEADER + segment::batch_size(checkpoint.len(), 1) as u64;
-        begun = upkeep::next_segment(shared, front + needed);
+        begun = upkeep::next_segment(shared, front + needed, journal.synced, journal.next);
         let Some(spare) = &begun else {
             journal.buffer = bytes;
             wait_for_room(shared, std::mem::take(batch));
@@ -240,29 +244,54 @@ fn write(shared: &Shared, journal: &mut Journal, batch: &mut Vec<Pending>) -> Re
     Ok(())
 }
 
+/// Refuses what is new where it would take what settlements are promised of the last segment there is room for.
+///
+/// The next segment is nearly always allocated ahead. Where it is not yet, whether there is one to be had is found out
+/// here, because the upkeep may be too late to say so.
+fn keep_reserve(shared: &Shared, journal: &Journal, batch: &mut Vec<Pending>) {
+    let payloads: usize = batch.iter().map(|pending| pending.payload.len()).sum();
+    let left = journal.len.saturating_sub(journal.at + segment::batch_size(payloads, batch.len()) as u64);
+    if left >= shared.settlement_reserve() || shared.core().spare.is_some() {
+        return;
+    }
+    if !batch.iter().any(|pending| matches!(pending.after, After::Accepted(..))) {
+        return;
+    }
+    upkeep::ensure_spare(shared);
+    let mut core = shared.core();
+    let Some(what) = core.full.clone() else { return };
+    let (new, kept) =
+        std::mem::take(batch).into_iter().partition(|pending| matches!(pending.after, After::Accepted(..)));
+    *batch = kept;
+    refuse(&mut core, new, &what);
+}
+
+/// Answers acceptances that there is no room for.
+fn refuse(core: &mut Core, new: Vec<Pending>, what: &str) {
+    for pending in new {
+        let After::Accepted(new, _) = &pending.after else { continue };
+        core.pending_drafts -= new.acceptance.drafts.len() as u64;
+        let error = core.full_error(what);
+        let mut told = core.state.received.forget(&new.acceptance);
+        if let Some(key) = &new.acceptance.dedup {
+            told.extend(core.state.dedup.forget(key, new.first));
+        }
+        core.asked -= 1;
+        told.extend(pending.waiter);
+        for waiter in told {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+}
+
 /// No segment can be begun: what is new is refused, what settles waits here until there is room.
 fn wait_for_room(shared: &Shared, batch: Vec<Pending>) {
     let mut core = shared.core();
-    let mut kept = Vec::with_capacity(batch.len());
-    for pending in batch.into_iter().chain(std::mem::take(&mut core.pending)) {
-        match &pending.after {
-            After::Accepted(new, _) => {
-                core.pending_drafts -= new.acceptance.drafts.len() as u64;
-                let what = core.full.clone().unwrap_or_else(|| "disk".into());
-                let error = core.full_error(&what);
-                let mut told = core.state.received.forget(&new.acceptance);
-                if let Some(key) = &new.acceptance.dedup {
-                    told.extend(core.state.dedup.forget(key, new.first));
-                }
-                core.asked -= 1;
-                told.extend(pending.waiter);
-                for waiter in told {
-                    let _ = waiter.send(Err(error.clone()));
-                }
-            }
-            _ => kept.push(pending),
-        }
-    }
+    let all = batch.into_iter().chain(std::mem::take(&mut core.pending));
+    let (new, kept): (Vec<Pending>, Vec<Pending>) =
+        all.partition(|pending| matches!(pending.after, After::Accepted(..)));
+    let what = core.full.clone().unwrap_or_else(|| "disk".into());
+    refuse(&mut core, new, &what);
     core.urgent = kept.iter().filter(|pending| pending.urgent).count();
     core.pending = kept.into();
     shared.upkeep.notify_one();

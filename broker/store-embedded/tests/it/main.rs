@@ -12,3 +12,4 @@ mod process;
 mod received;
 mod sim;
 mod space;
+mod summary;

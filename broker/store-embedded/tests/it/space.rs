@@ -99,3 +99,34 @@ async fn a_large_body_goes_when_its_call_is_forgotten_and_not_before() {
     clock.advance(Duration::from_secs(3601));
     eventually(|| files() == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_can_be_looked_up_for_as_long_as_its_retention_says_however_small_the_segments_are() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let retention = Retention { age: Duration::from_secs(3600), count: 100, bytes: 8 << 20 };
+    let (store, _) = open(Options { retention, ..tight(dir.path()) }, &clock);
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(accept(&store, call("env", "small")).await);
+        // Its attempts take many times what its own record does.
+        for number in 1..=8 {
+            let delivery = store.lease(&[(lane("env"), 1)]).await.unwrap().pop().unwrap();
+            let mut tried = attempt(number, 500);
+            tried.excerpt = vec![b'x'; 1000].into();
+            let settlement = if number == 8 {
+                Settlement::Completed { attempt: tried, then: Vec::new() }
+            } else {
+                Settlement::Retry { attempt: tried, wait: Duration::ZERO }
+            };
+            store.settle(delivery.lease, settlement).await.unwrap();
+        }
+    }
+    assert!(store.health().disk_bytes > 10 * (64 << 10), "{:?}", store.health());
+    // The upkeep has looked around at every new segment.
+    for id in &ids {
+        assert_eq!(store.find(*id).await.unwrap().map(|record| record.state), Some(State::Completed));
+    }
+    clock.advance(Duration::from_secs(3601));
+    eventually(|| store.health().disk_bytes <= 4 * (64 << 10)).await;
+    assert_eq!(store.find(ids[99]).await.unwrap(), None);
+}
