@@ -67,7 +67,9 @@ struct Exchanged {
 impl Delivering {
     /// Runs the delivery to its settlement. The slot is free as soon as the exchange has ended; the store is waited for
     /// without it.
-    pub(super) async fn run(mut self) {
+    ///
+    /// What is rare is boxed along the way: a future is as large as the largest of its parts, and is moved whole.
+    pub(super) async fn run(mut self: Box<Self>) {
         let live = self.shared.live.load_full();
         let judged = self.judged(&live).await;
         // Everything that holds the slot has ended at the latest here.
@@ -80,18 +82,18 @@ impl Delivering {
         let bound = live.settings.delivery.interruptions;
         if after_interruptions(self.delivery.interrupted, bound) == AfterInterruption::GiveUp {
             let detail = format!("the broker died {} times during it", self.delivery.interrupted);
-            return self.dead(live, None, Reason::Interrupted, detail.into()).await;
+            return Box::pin(self.dead(live, None, Reason::Interrupted, detail.into())).await;
         }
         if self.rules.policy.is_expired(invocation, self.shared.clock.now()) {
             let age = self.shared.clock.now().since(invocation.ages_from());
             let detail = format!("{} s old", age.as_secs());
-            return self.dead(live, None, Reason::Expired, detail.into()).await;
+            return Box::pin(self.dead(live, None, Reason::Expired, detail.into())).await;
         }
         match invocation.target.clone() {
             Target::Function(call) => self.run_function(live, call).await,
-            Target::Callback(call) => self.tell(live, call).await,
+            Target::Callback(call) => Box::pin(self.tell(live, call)).await,
             Target::Nobody => {
-                self.dead(live, None, Reason::Undecodable, "there is nobody to run".into()).await
+                Box::pin(self.dead(live, None, Reason::Undecodable, "there is nobody to run".into())).await
             }
         }
     }
@@ -101,7 +103,7 @@ impl Delivering {
         let invocation = &self.delivery.invocation;
         let body = match invoke::body(&*shared.bodies, &invocation.body).await {
             Ok(body) => body,
-            Err(error) => return self.body_unreadable(live, error).await,
+            Err(error) => return Box::pin(self.body_unreadable(live, error)).await,
         };
         let wanted = Wanted {
             by_callback: call.callback_url.is_some(),
@@ -122,7 +124,7 @@ impl Delivering {
         let duration = shared.clock.monotonic().saturating_sub(began);
         let excerpt = sink.excerpt();
         let Some(outcome) = invoke::outcome(&exchange, &excerpt, shared.clock.now()) else {
-            return self.our_trouble(live, exchange).await;
+            return Box::pin(self.our_trouble(live, exchange)).await;
         };
         let seen = self.circumstances(live, &call.function, &outcome).await;
         let verdict = self.rules.policy.judge(&outcome, seen);
@@ -222,7 +224,9 @@ impl Delivering {
                     end: Some(exchanged.end(State::Completed, None)),
                 }
             }
-            Verdict::DeadLetter(reason, detail) => self.dead(live, Some(exchanged), reason, detail).await,
+            Verdict::DeadLetter(reason, detail) => {
+                Box::pin(self.dead(live, Some(exchanged), reason, detail)).await
+            }
         }
     }
 
@@ -329,14 +333,14 @@ impl Delivering {
         }
     }
 
-    async fn settle(self, judged: Judged, live: &Live) {
-        let Delivering { shared, delivery, processed, .. } = self;
+    async fn settle(self: Box<Self>, judged: Judged, live: &Live) {
+        let Delivering { shared, delivery, processed, .. } = &*self;
         match shared.queue.settle(delivery.lease, judged.settlement).await {
             Ok(Settled::Done(_)) => {
                 if let Some(end) = judged.end {
                     processed.inc();
                     if live.settings.log_settled {
-                        log(&delivery, &end);
+                        log(delivery, &end);
                     }
                     shared.waiting.ended(delivery.invocation.id, || end.answer());
                 }
@@ -438,4 +442,19 @@ fn log(delivery: &Delivery, end: &End) {
         "{function} {}",
         end.state.as_str()
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, F: Future>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_delivery_is_small_enough_to_be_moved_about() {
+        let size = size_of_future(Delivering::run);
+        assert!(size <= 2048, "{size} bytes");
+    }
 }

@@ -652,14 +652,14 @@ impl Dispatcher {
             lease,
             given_back: false,
         };
-        let delivering = Delivering {
+        let delivering = Box::new(Delivering {
             shared: self.shared.clone(),
             delivery,
             rules: target.rules.clone(),
             board: target.board.clone(),
             processed: target.lanes[want.lane].processed.clone(),
             slot,
-        };
+        });
         target.running += 1;
         match target.name {
             LaneTarget::Function(_) => self.functions.running += 1,

@@ -3,14 +3,17 @@
 //! hyper speaks HTTP here; the pool is ours because two things matter that a general client hides: whether any byte of
 //! a failed request was written (before it a try costs nothing, after it the try is an attempt), and which address a
 //! connection leads to (callbacks may not reach every one). Nothing is followed, decompressed or re-encoded.
+//!
+//! A connection has no task of its own: the task that waits for an answer drives it, which saves a switch between two
+//! tasks for every step of an exchange.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -174,7 +177,47 @@ pub enum SendFailure {
     BodyUnreadable(StoreError),
 }
 
-type Sender = http1::SendRequest<OutBody>;
+/// A connection that speaks HTTP and the way to send on it.
+struct Line {
+    sender: http1::SendRequest<OutBody>,
+    driver: Driver,
+    peer: SocketAddr,
+}
+
+/// What moves bytes and messages of a connection while it is polled; `None` once the connection has ended.
+struct Driver(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Driver {
+    /// Lets the connection do what can be done now.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.0
+            && connection.as_mut().poll(cx).is_ready()
+        {
+            // Dropped, so that whoever waits for something of it hears that nothing will come.
+            self.0 = None;
+        }
+    }
+
+    /// Drives the connection for as long as this step of an exchange takes.
+    async fn through<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        std::future::poll_fn(|cx| {
+            // Before, to hand over what is to be sent; after, to take what was received.
+            if let Poll::Ready(done) = step.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            self.poll(cx);
+            step.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
 
 /// The connections to one server that wait for work.
 #[derive(Debug)]
@@ -186,35 +229,46 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: Sender,
-    peer: SocketAddr,
+    line: Line,
     since: Instant,
+}
+
+impl Idle {
+    /// Whether a request may be sent on it. What its server did since is noticed here.
+    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.line.driver.poll(cx);
+        self.line.sender.is_ready() && self.since.elapsed() < IDLE
+    }
 }
 
 impl Pool {
     /// The connection used last, so that those not needed grow old.
-    fn take(&self, guard: &dyn Guard) -> Option<Idle> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            let usable = connection.sender.is_ready() && connection.since.elapsed() < IDLE;
-            if usable && guard.check(connection.peer).is_ok() {
-                return Some(connection);
+    async fn take(&self, guard: &dyn Guard) -> Option<Line> {
+        std::future::poll_fn(|cx| {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some(mut connection) = idle.pop() {
+                if connection.is_usable(cx) && guard.check(connection.line.peer).is_ok() {
+                    return Poll::Ready(Some(connection.line));
+                }
             }
-        }
-        None
+            Poll::Ready(None)
+        })
+        .await
     }
 
-    fn put(&self, sender: Sender, peer: SocketAddr) {
+    fn put(&self, line: Line) {
         if self.keep {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle { sender, peer, since: Instant::now() });
+            idle.push(Idle { line, since: Instant::now() });
         }
     }
 
-    /// Closes what has been idle too long; whether anything is left.
+    /// Closes what has been idle too long, or was closed by its server; whether anything is left.
     fn sweep(&self) -> bool {
+        // Nobody is woken by an idle connection; this looks again.
+        let mut cx = Context::from_waker(Waker::noop());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|connection| !connection.sender.is_closed() && connection.since.elapsed() < IDLE);
+        idle.retain_mut(|connection| connection.is_usable(&mut cx));
         !idle.is_empty()
     }
 }
@@ -283,14 +337,16 @@ impl Client {
         }
         let mut new_ones = 0;
         loop {
-            let (mut sender, peer) = match pool.take(guard) {
-                Some(idle) => (idle.sender, idle.peer),
+            let mut line = match pool.take(guard).await {
+                Some(idle) => idle,
                 None => {
                     new_ones += 1;
-                    self.connect(&pool.origin, guard).await?
+                    // Apart, because it is rare and large: what stands in an exchange is moved with each of them.
+                    Box::pin(self.connect(&pool.origin, guard)).await?
                 }
             };
-            match sender.try_send_request(request).await {
+            let sending = line.sender.try_send_request(request);
+            match line.driver.through(sending).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     return Ok(Answering {
@@ -298,7 +354,7 @@ impl Client {
                         headers: head.headers,
                         body,
                         complete: false,
-                        connection: Some((sender, peer)),
+                        line,
                         pool: pool.clone(),
                         tasks: self.tasks.clone(),
                     });
@@ -317,32 +373,30 @@ impl Client {
     /// # Errors
     /// [`SendFailure`] as for sending.
     pub async fn open(&self, pool: &Arc<Pool>, guard: &dyn Guard) -> Result<(), SendFailure> {
-        let (sender, peer) = self.connect(&pool.origin, guard).await?;
-        pool.put(sender, peer);
+        let line = self.connect(&pool.origin, guard).await?;
+        pool.put(line);
         Ok(())
     }
 
-    async fn connect(&self, origin: &Origin, guard: &dyn Guard) -> Result<(Sender, SocketAddr), SendFailure> {
+    async fn connect(&self, origin: &Origin, guard: &dyn Guard) -> Result<Line, SendFailure> {
         let Some(proxy) = &self.proxy else {
             let (tcp, peer) = dial(origin, guard).await?;
-            let sender = if origin.https {
-                self.speak(self.secure(origin, tcp).await?).await?
+            return if origin.https {
+                speak(self.secure(origin, tcp).await?, peer).await
             } else {
-                self.speak(tcp).await?
+                speak(tcp, peer).await
             };
-            return Ok((sender, peer));
         };
         let (tcp, peer) = dial(&proxy.origin, guard).await?;
-        let sender = match (proxy.origin.https, origin.https) {
-            (false, false) => self.speak(tcp).await?,
-            (true, false) => self.speak(self.secure(&proxy.origin, tcp).await?).await?,
-            (false, true) => self.speak(self.tunnel(proxy, origin, tcp).await?).await?,
+        match (proxy.origin.https, origin.https) {
+            (false, false) => speak(tcp, peer).await,
+            (true, false) => speak(self.secure(&proxy.origin, tcp).await?, peer).await,
+            (false, true) => speak(self.tunnel(proxy, origin, tcp).await?, peer).await,
             (true, true) => {
                 let tcp = self.secure(&proxy.origin, tcp).await?;
-                self.speak(self.tunnel(proxy, origin, tcp).await?).await?
+                speak(self.tunnel(proxy, origin, tcp).await?, peer).await
             }
-        };
-        Ok((sender, peer))
+        }
     }
 
     async fn secure<T>(
@@ -405,20 +459,19 @@ impl Client {
         let way = hyper::upgrade::on(answer).await.map_err(|error| refused(error.to_string()))?;
         self.secure(origin, TokioIo::new(way)).await
     }
+}
 
-    async fn speak<T>(&self, io: T) -> Result<Sender, SendFailure>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| SendFailure::Unreachable(chain(&error)))?;
-        self.tasks.spawn(async move {
-            // Its failure is told to whoever waits for an answer on it.
-            let _ = connection.await;
-        });
-        Ok(sender)
-    }
+async fn speak<T>(io: T, peer: SocketAddr) -> Result<Line, SendFailure>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(io)).await.map_err(|error| SendFailure::Unreachable(chain(&error)))?;
+    let driver = Driver(Some(Box::pin(async move {
+        // Its failure is told to whoever waits for an answer on it.
+        let _ = connection.await;
+    })));
+    Ok(Line { sender, driver, peer })
 }
 
 async fn sweep(pools: Weak<Mutex<HashMap<Origin, Arc<Pool>>>>) {
@@ -518,7 +571,7 @@ pub struct Answering {
     headers: HeaderMap,
     body: Incoming,
     complete: bool,
-    connection: Option<(Sender, SocketAddr)>,
+    line: Line,
     pool: Arc<Pool>,
     tasks: TaskTracker,
 }
@@ -535,7 +588,7 @@ impl Answering {
     /// Why the rest will not come.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Box<str>> {
         loop {
-            match self.body.frame().await {
+            match self.line.driver.through(self.body.frame()).await {
                 None => {
                     self.complete = true;
                     return Ok(None);
@@ -551,24 +604,19 @@ impl Answering {
     }
 
     /// Ends the exchange: a connection whose answer was read to its end waits for the next request.
-    pub fn finish(mut self) -> (StatusCode, HeaderMap) {
-        if self.complete
-            && let Some((mut sender, peer)) = self.connection.take()
-            && !sender.is_closed()
-        {
-            if sender.is_ready() {
-                self.pool.put(sender, peer);
-            } else {
-                // The request's own body may still be under way, or the connection's task has not come round yet.
-                let pool = self.pool.clone();
-                self.tasks.spawn(async move {
-                    if sender.ready().await.is_ok() {
-                        pool.put(sender, peer);
-                    }
-                });
-            }
+    pub fn finish(self) -> (StatusCode, HeaderMap) {
+        let Answering { status, headers, complete, mut line, pool, tasks, .. } = self;
+        if complete && line.sender.is_ready() {
+            pool.put(line);
+        } else if complete && !line.sender.is_closed() {
+            // The request's own body is still under way.
+            tasks.spawn(async move {
+                if line.driver.through(line.sender.ready()).await.is_ok() {
+                    pool.put(line);
+                }
+            });
         }
-        (self.status, std::mem::take(&mut self.headers))
+        (status, headers)
     }
 }
 
