@@ -41,7 +41,7 @@ pub(crate) async fn answer(
     } else if let Some(path) = path.strip_prefix(FRONT).map(Box::<str>::from) {
         ("async-function", front::answer(shared, &settings, peer, &path, request).await)
     } else if path == "/v1" || path.starts_with("/v1/") {
-        ("v1", management(router, peer, request).await)
+        ("v1", Box::pin(management(router, peer, request)).await)
     } else if path == "/healthz" || path == "/readyz" {
         let ready = path == "/readyz";
         ("health", health_route(shared, ready, request.method()))

@@ -8,7 +8,7 @@ mod wishes;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
@@ -42,7 +42,7 @@ pub(crate) async fn answer(
             Err(refusal) => refused(&refusal, settings.body_over_limit),
         },
         Method::DELETE if settings.cancel != CancelAccess::Off => {
-            cancel(shared, settings, peer, path, request.headers(), request.uri()).await
+            Box::pin(cancel(shared, settings, peer, path, request.headers(), request.uri())).await
         }
         _ => {
             let allow = match settings.cancel {
@@ -69,7 +69,7 @@ async fn submit(
         Ok(checked) => checked,
         Err(refusal) => {
             // Who is still sending would lose the answer to a connection that closes on unread bytes.
-            upload.discard().await;
+            Box::pin(upload.discard()).await;
             return Err(refusal);
         }
     };
@@ -114,7 +114,11 @@ fn check<'a>(
 
 /// The header fields as they came; the intake knows which are not for the function.
 fn headers_of(map: &HeaderMap) -> Headers {
-    map.iter().map(|(name, value)| (name.as_str(), Bytes::copy_from_slice(value.as_bytes()))).collect()
+    // One copy for all values, which also leaves the connection's buffer free.
+    let mut values = BytesMut::with_capacity(map.values().map(|value| value.len()).sum());
+    map.values().for_each(|value| values.extend_from_slice(value.as_bytes()));
+    let mut values = values.freeze();
+    map.iter().map(|(name, value)| (name.as_str(), values.split_to(value.len()))).collect()
 }
 
 async fn cancel(

@@ -81,6 +81,8 @@ where
     }
 
     /// Reads the whole body, of at most `limit` bytes.
+    ///
+    /// Every request holds room for the largest way through here, and is moved with it: the long ways are boxed.
     pub(crate) async fn receive(
         mut self,
         limit: u64,
@@ -93,16 +95,17 @@ where
             Some(length) if length > limit => Err(UploadError::TooLarge { limit }),
             Some(length) if length > INLINE => {
                 let permit = room(pace, budget.take_for_upload(WINDOW)).await?;
-                self.spool(BytesMut::new(), limit, pace, bodies).await.map(|body| (body, permit))
+                let spooled = Box::pin(self.spool(BytesMut::new(), limit, pace, bodies)).await;
+                spooled.map(|body| (body, permit))
             }
             Some(length) => self.known(length, pace, budget).await,
-            None => self.unknown(limit, pace, budget, bodies).await,
+            None => Box::pin(self.unknown(limit, pace, budget, bodies)).await,
         };
         match outcome {
             Ok((body, permit)) => Ok(Received { body, permit: Some(permit) }),
             Err(error) => {
                 if matches!(error, UploadError::TooLarge { .. }) {
-                    self.discard().await;
+                    Box::pin(self.discard()).await;
                 }
                 Err(error)
             }
