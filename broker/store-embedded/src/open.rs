@@ -230,13 +230,17 @@ impl Opening {
     }
 
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
+        self.read_up_to(path, u64::MAX)
+    }
+
+    fn read_up_to(&self, path: &Path, most: u64) -> Result<Option<Vec<u8>>, OpenError> {
         let file = match self.files.open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("open", path)(error)),
         };
         let len = file.len().map_err(io_error("measure", path))?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        let mut bytes = vec![0; usize::try_from(len.min(most)).unwrap_or(0)];
         let read = file.read_at(&mut bytes, 0).map_err(io_error("read", path))?;
         bytes.truncate(read);
         Ok(Some(bytes))
@@ -360,7 +364,13 @@ impl Opening {
             }
             let stated =
                 follower.or(closed.filter(|closed| closed.segment == number).map(|closed| closed.end));
-            let bytes: Bytes = self.read(&path)?.unwrap_or_default().into();
+            // A store that was closed in order wrote nothing behind its last word.
+            let written = match closed {
+                Some(closed) if closed.segment == number => closed.end,
+                Some(closed) if closed.segment < number && segments[n].head.is_none() => HEADER,
+                _ => u64::MAX,
+            };
+            let bytes: Bytes = self.read_up_to(&path, written)?.unwrap_or_default().into();
             recovered.bytes_read += bytes.len() as u64;
             if segments[n].head.is_none()
                 && segment::is_zero(&bytes)

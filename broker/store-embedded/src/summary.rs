@@ -651,3 +651,73 @@ impl<'a> Writing<'a> {
         let _ = self.files.remove(&self.dir.join(format!("{}.new", self.name)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::codec::Put;
+
+    const SALT: u32 = 7;
+
+    /// The summary of a segment with a few small records.
+    fn written() -> Vec<u8> {
+        let mut scribe = Scribe::new(SALT, 3, 40);
+        let mut settled = Put::default();
+        record::settled(&mut settled, &record::How::Released { wait: Duration::from_secs(5) }, &[]);
+        let records = [
+            (kind::STARTED, record::started(&[5, 6])),
+            (kind::SETTLED, settled.0),
+            (kind::CANCELLED, record::cancelled(6, 99)),
+            (kind::REDRIVEN, record::redriven(7, 2, 98)),
+            (kind::REMOVED, record::removed(8)),
+            (kind::STARTED, record::started(&[])),
+            (kind::FRONT, record::front(12)),
+        ];
+        for (n, (kind, payload)) in records.into_iter().enumerate() {
+            let (journal, offset) = (40 + n as u64, 104 + n as u32 * 64);
+            let payload = Bytes::from(payload);
+            scribe.record(Found { journal, kind, payload, offset, size: 64, unproven: false }).unwrap();
+        }
+        scribe.finish(3, 1000, (64, 77));
+        scribe.out
+    }
+
+    #[test]
+    fn rows_are_read_in_the_order_of_their_records_with_their_places() {
+        let summary = Summary::read(written().into(), SALT, 3).unwrap();
+        let mut rows = Vec::new();
+        summary.each(|journal, offset, row, _| rows.push(format!("{journal} {offset} {row:?}"))).unwrap();
+
+        let said = "Said { attempt: None, then: Released(5s) }";
+        let expected = [
+            "40 104 Started(5)".to_owned(),
+            "40 104 Started(6)".to_owned(),
+            format!("41 168 Settled {{ number: 0, at: 0, said: {said} }}"),
+            "42 232 Cancelled { number: 6, at: 99 }".to_owned(),
+            "43 296 Redriven { number: 7, life: 2, at: 98 }".to_owned(),
+            "44 360 Removed { number: 8 }".to_owned(),
+            "45 424 Nothing".to_owned(),
+            "46 488 Whole(Front(12))".to_owned(),
+        ];
+        assert_eq!(rows, expected);
+        let of = Of { segment: 3, end: 1000, last_batch: (64, 77), numbers: (40, 47), records: 7, rows: 8 };
+        assert_eq!(summary.of, of);
+    }
+
+    #[test]
+    fn a_summary_with_any_bit_flipped_any_byte_missing_or_of_elsewhere_is_none() {
+        let whole = written();
+        assert!(Summary::read(whole.clone().into(), SALT, 3).is_some());
+        assert!(Summary::read(whole.clone().into(), SALT, 4).is_none());
+        assert!(Summary::read(whole.clone().into(), SALT + 1, 3).is_none());
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(Summary::read(flipped.into(), SALT, 3).is_none(), "byte {at}");
+            assert!(Summary::read(whole[..at].to_vec().into(), SALT, 3).is_none(), "cut at {at}");
+        }
+        assert!(Summary::read([whole, vec![0]].concat().into(), SALT, 3).is_none());
+    }
+}

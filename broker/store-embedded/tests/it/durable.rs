@@ -76,6 +76,36 @@ async fn a_call_under_way_when_the_process_died_comes_back_counted_as_interrupte
 }
 
 #[tokio::test]
+async fn a_call_that_was_interrupted_and_then_cancelled_stays_counted_as_interrupted() {
+    let (files, clock) = (SimFiles::new(), HandClock::new());
+    let open = || {
+        let options = options(std::path::Path::new("/evoke"));
+        EmbeddedStore::open(options, Arc::new(files.clone()), clock.clone()).unwrap().0
+    };
+    let store = open();
+    let interrupted = accept(&store, call("env", "x")).await;
+    let running = accept(&store, call("fine", "x")).await;
+    assert_eq!(store.lease(&[(lane("env"), 1)]).await.unwrap().len(), 1);
+    accept(&store, call("other", "x")).await;
+    files.cut_after(0);
+    drop(store);
+    files.reboot(1);
+
+    let store = open();
+    assert_eq!(store.lease(&[(lane("fine"), 1)]).await.unwrap().len(), 1);
+    store.cancel(interrupted).await.unwrap();
+    // Cancelled in the process that ran it: nothing interrupted that one.
+    store.cancel(running).await.unwrap();
+    files.cut_after(0);
+    drop(store);
+    files.reboot(1);
+
+    let store = open();
+    assert_eq!(store.find(interrupted).await.unwrap().unwrap().interrupted, 1);
+    assert_eq!(store.find(running).await.unwrap().unwrap().interrupted, 0);
+}
+
+#[tokio::test]
 async fn retries_keep_their_history_and_their_wait_over_a_restart() {
     let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
     let (mut store, _) = open(options(dir.path()), &clock);
