@@ -25,7 +25,8 @@ section! {
         pub store: Store,
         /// How functions are called, and called again. A function's annotations override these defaults.
         pub delivery: Delivery,
-        /// Where events come from: `sources.<name>.<kind>`, with the settings of that kind of source.
+        /// Where events come from: `sources.<name>.<kind>`, with the settings of that kind of source. `paused: true` beside
+        /// the kind holds a source; with SIGHUP also one that runs.
         ///
         /// Every kind takes `topics`: a list, or `from-functions` (the default) for exactly what functions ask for.
         ///

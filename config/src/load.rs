@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::config::Config;
+use crate::inherited::{self, Kinds};
 use crate::problem::{Invalid, Problem};
 use crate::section::{Findings, read_root};
 use crate::show::Leaf;
@@ -18,8 +19,11 @@ use crate::{check, environment, file, openfaas};
 pub struct Inputs<'a> {
     /// The file, if there is one.
     pub file: Option<File<'a>>,
-    /// All environment variables; those that are none of ours are passed over.
+    /// All environment variables; those that are none of ours are passed over. The flags of OpenFaaS' connectors stand
+    /// among them, by their names with a leading `-`.
     pub environment: Option<&'a BTreeMap<String, String>>,
+    /// What each kind of source understands of the variables of OpenFaaS' connectors.
+    pub inherited: Kinds<'a>,
     /// What the command line sets, a later one over an earlier one.
     pub overrides: &'a [Override],
     /// What others find wrong, such as connectors in their settings: asked with what could be read, so that their
@@ -92,7 +96,7 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Invalid> {
     for set in inputs.overrides {
         apply_override(set, &mut tree, &mut problems);
     }
-    notes.extend(openfaas::apply_source(environment, &mut tree, &mut problems));
+    notes.extend(inherited::apply(environment, inputs.inherited, &mut tree, &mut problems));
 
     let (config, mut findings): (Config, Findings) = read_root(&tree);
     findings.report_unknown();

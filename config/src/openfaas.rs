@@ -8,8 +8,8 @@
 //! | `upstream_timeout` | `delivery.timeout` |
 //! | `max_inflight` | `delivery.max_concurrency` |
 //! | `max_retry_attempts`, `initial_retry_wait`, `max_retry_wait`, `retry_http_codes`, `backoff` | `delivery.retry` |
-//! | `broker_host` with `topics` | a NATS source called `nats`, if no source is configured |
-//! | `broker_hosts` with `topics` | a Kafka source called `kafka`, if no source is configured |
+//!
+//! The variables of a connector are its own to say (`inherited`).
 //!
 //! `ack_wait` is not an execution timeout: it was the lease of a message, and ours are not timed. It is passed over, with
 //! a note. A variable that is set to nothing counts as not set, because charts write such ones.
@@ -22,13 +22,10 @@ use crate::duration::format_duration;
 use crate::go_duration;
 use crate::load::Note;
 use crate::problem::Problem;
-use crate::tree::{Node, Origin, Value};
+use crate::tree::{Node, Origin};
 
 /// Where the secret is mounted when `secret_mount_path` does not say: the gateway's own default.
 const SECRET_MOUNT_PATH: &str = "/run/secrets";
-
-/// NATS' port, fixed in OpenFaaS' connector.
-const NATS_PORT: u16 = 4222;
 
 /// Sets what the variables say in the tree, but for sources.
 pub(crate) fn apply(
@@ -69,78 +66,6 @@ pub(crate) fn apply(
     ack_wait.into_iter().collect()
 }
 
-/// Defines the source the variables of a connector describe, if no other layer has one.
-pub(crate) fn apply_source(
-    environment: &BTreeMap<String, String>,
-    tree: &mut Node,
-    problems: &mut Vec<Problem>,
-) -> Vec<Note> {
-    let get = |variable: &str| {
-        environment.get(variable).map(|value| value.trim()).filter(|value| !value.is_empty())
-    };
-    let note = |variable: &str, why: &str| Note { variable: variable.into(), why: why.into() };
-    let set: Vec<&str> = ["broker_host", "broker_hosts", "topics"]
-        .into_iter()
-        .filter(|variable| get(variable).is_some())
-        .collect();
-
-    let configured = match tree.child("sources").map(|node| &node.value) {
-        Some(Value::Map(sources)) => !sources.is_empty(),
-        Some(Value::Null) | None => false,
-        Some(_) => true,
-    };
-    if configured {
-        return set.into_iter().map(|variable| note(variable, "sources are configured")).collect();
-    }
-
-    let mut notes = Vec::new();
-    let origin = |variable: &str| Origin::Environment(variable.into());
-    let text = |text: String, variable: &str| Node::new(Value::Text(text), origin(variable));
-    let (path, address) = match (get("broker_hosts"), get("broker_host")) {
-        (Some(hosts), other) => {
-            if other.is_some() {
-                notes.push(note("broker_host", "broker_hosts is set, which is its newer name"));
-            }
-            let brokers = list(hosts).map(|host| text(host, "broker_hosts")).collect();
-            (
-                ["sources", "kafka", "kafka"],
-                ("brokers", Node::new(Value::List(brokers), origin("broker_hosts"))),
-            )
-        }
-        (None, Some(host)) => (["sources", "nats", "nats"], ("url", text(nats_url(host), "broker_host"))),
-        (None, None) => {
-            return set
-                .into_iter()
-                .map(|variable| note(variable, "neither broker_host nor broker_hosts says where they are"))
-                .collect();
-        }
-    };
-
-    let mut settings = vec![address];
-    let topics: Vec<Node> =
-        get("topics").into_iter().flat_map(list).map(|topic| text(topic, "topics")).collect();
-    if !topics.is_empty() {
-        settings.push(("topics", Node::new(Value::List(topics), origin("topics"))));
-    }
-    for (name, node) in settings {
-        let path: Vec<String> = path.iter().chain([&name]).map(ToString::to_string).collect();
-        problems.extend(tree.set(&path, node, str::eq).err());
-    }
-    notes
-}
-
-fn list(text: &str) -> impl Iterator<Item = String> {
-    text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty())
-}
-
-fn nats_url(host: &str) -> String {
-    match host.split_once("://") {
-        Some(_) => host.to_owned(),
-        None if host.contains(':') => format!("nats://{host}"),
-        None => format!("nats://{host}:{NATS_PORT}"),
-    }
-}
-
 struct Layer<'a> {
     environment: &'a BTreeMap<String, String>,
     tree: &'a mut Node,
@@ -164,9 +89,12 @@ impl<'a> Layer<'a> {
 
     fn gateway(&mut self) {
         const KEY: &str = "gateway.url";
-        if let Some(url) = self.get("gateway_url") {
-            self.set(KEY, url, "gateway_url");
-            return;
+        // The flag of OpenFaaS' MQTT connector goes before the variable, there and here.
+        for name in ["-gateway", "gateway_url"] {
+            if let Some(url) = self.get(name) {
+                self.set(KEY, url, name);
+                return;
+            }
         }
         let (address, port) = (self.get("faas_gateway_address"), self.get("faas_gateway_port"));
         let Some(variable) = address.map(|_| "faas_gateway_address").or(port.map(|_| "faas_gateway_port"))

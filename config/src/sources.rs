@@ -22,6 +22,8 @@ pub struct Source {
     pub kind: String,
     /// The kind's settings as they were written, always an object.
     pub settings: Json,
+    /// `sources.<name>.paused`: whether it is held. It keeps its place, and takes nothing.
+    pub paused: bool,
     /// `sources.<name>.<kind>`.
     path: String,
     kind_origin: Origin,
@@ -115,7 +117,7 @@ fn read_source(
         }
     };
 
-    let Value::Map(kinds) = node.value else {
+    let Value::Map(mut kinds) = node.value else {
         at.push(Problem::new(
             node.origin.clone(),
             path,
@@ -126,6 +128,7 @@ fn read_source(
         ));
         return None;
     };
+    let paused = kinds.remove(PAUSED).is_some_and(|(_, node)| read_paused(at, &join(path, PAUSED), &node));
     let mut kinds = kinds.into_iter();
     let (kind, (kind_origin, settings)) = match (kinds.next(), kinds.next()) {
         (Some(kind), None) => kind,
@@ -166,8 +169,25 @@ fn read_source(
         }
     };
     leaves(at, &path, "", &node);
-    let source = Source { settings: node.to_json(), kind, path, kind_origin, node };
+    let source = Source { settings: node.to_json(), paused, kind, path, kind_origin, node };
     Some((name, source))
+}
+
+/// The key beside the kind.
+const PAUSED: &str = "paused";
+
+fn read_paused(at: &mut Reader<'_>, path: &str, node: &Node) -> bool {
+    match node.to_json() {
+        Json::Bool(paused) => {
+            at.leaf(Leaf::new(path.to_owned(), paused.to_string(), paused.to_string(), node.origin.clone()));
+            paused
+        }
+        _ => {
+            let what = format!("there is {} where true or false belongs", node.describe());
+            at.push(Problem::new(node.origin.clone(), path, what, "write true or false"));
+            false
+        }
+    }
 }
 
 /// One leaf for each value in the settings; a list is one value.

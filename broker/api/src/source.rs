@@ -44,6 +44,10 @@ pub struct SourceCapabilities {
     pub replays: bool,
     /// Messages have positions in an order.
     pub ordered: bool,
+    /// Messages come in an envelope that is decoded.
+    pub decodes: bool,
+    /// Several replicas share the messages.
+    pub shares: bool,
 }
 
 /// What became of a source's messages.

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use sha2::{Digest as _, Sha256};
 
 use broker_model::event::DedupKey;
-use broker_model::intake::Quarantined;
+use broker_model::intake::{Lost, Quarantined};
 use broker_model::invocation::FunctionCall;
 use broker_model::{
     Acceptance, Accepted, Attempt, Body, BodyReader, CallId, Clock, Draft, Event, EventSink, Fingerprint,
@@ -407,6 +407,26 @@ impl EventSink for Intake {
     }
 
     async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+        self.bury(message, Reason::Undecodable, EventOutcome::Quarantined).await
+    }
+
+    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+        // There is no message left: the dead letter says which ones are missing.
+        let Lost { source, topic, messages: _, what, dedup } = range;
+        let (headers, raw) = (Headers::new(), Bytes::new());
+        let message = Quarantined { source, topic, headers, raw, why: what, dedup, position: None };
+        self.bury(message, Reason::LostUpstream, EventOutcome::Lost).await
+    }
+}
+
+impl Intake {
+    /// Keeps what can run for nobody as a dead letter: accepted and dead in one record.
+    async fn bury(
+        &self,
+        message: Quarantined,
+        reason: Reason,
+        buried_as: EventOutcome,
+    ) -> Result<Receipt, Refusal> {
         if self.parts.draining.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
@@ -431,9 +451,9 @@ impl EventSink for Intake {
             position: message.position,
             fire: None,
         };
-        let buried = self.parts.queue.bury(acceptance, Reason::Undecodable, &message.why).await;
+        let buried = self.parts.queue.bury(acceptance, reason, &message.why).await;
         let outcome = match &buried {
-            Ok(Accepted::New(_)) => EventOutcome::Quarantined,
+            Ok(Accepted::New(_)) => buried_as,
             Ok(Accepted::Duplicate(_)) => EventOutcome::Duplicate,
             Err(_) => EventOutcome::Refused,
         };

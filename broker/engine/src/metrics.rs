@@ -54,6 +54,7 @@ pub(crate) enum EventOutcome {
     Duplicate,
     Refused,
     Quarantined,
+    Lost,
 }
 
 /// What is read at each scrape.
@@ -154,6 +155,7 @@ impl Metrics {
             EventOutcome::Duplicate => "duplicate",
             EventOutcome::Refused => "refused",
             EventOutcome::Quarantined => "quarantined",
+            EventOutcome::Lost => "lost",
         };
         self.events.get_or_create(&[("source", source.to_owned()), ("outcome", outcome.to_owned())]).inc();
     }

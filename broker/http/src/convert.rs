@@ -19,8 +19,8 @@ use broker_model::ledger::{Record, Refusing, StoreHealth, Totals};
 use broker_model::policy::DeadLetterRule;
 use broker_model::source::SourceStatus;
 use broker_model::{
-    DeadLetter, DedupKey, Event, Function, FunctionName, Headers, InvocationId, Origin, Reason, Receipt,
-    SourceName, State, Target, Timestamp, Topic, Trigger, Wildcards,
+    CloudEvent, DeadLetter, DedupKey, Event, Function, FunctionName, Headers, InvocationId, Origin, Reason,
+    Receipt, SourceName, State, Target, Timestamp, Topic, Trigger, Wildcards,
 };
 
 /// What stands where a secret is.
@@ -167,6 +167,8 @@ pub(crate) fn source(status: SourceStatus) -> api::Source {
             acknowledges: status.capabilities.acknowledges,
             replays: status.capabilities.replays,
             ordered: status.capabilities.ordered,
+            decodes: status.capabilities.decodes,
+            shares: status.capabilities.shares,
         },
         subscriptions: status.subscriptions,
         last_event_at: status.last_event_at.map(time),
@@ -435,6 +437,7 @@ pub(crate) fn event(
             request: request_fingerprint(&topic, &headers, &body),
         }),
     };
+    let cloud_event = Some(CloudEvent::default());
     Ok(Event {
         wildcards: wildcards(&source),
         source,
@@ -445,6 +448,7 @@ pub(crate) fn event(
         dedup,
         position: None,
         fire: None,
+        cloud_event,
     })
 }
 

@@ -31,6 +31,22 @@ pub struct Event {
     pub position: Option<Position>,
     /// The run of a schedule: the event goes to the schedule's function alone, whatever the topic.
     pub fire: Option<Box<Fire>>,
+    /// How it is described as a CloudEvent where the message does not do so itself; `None` when the source is told to
+    /// leave that out.
+    pub cloud_event: Option<CloudEvent>,
+}
+
+/// CloudEvents' attributes of an event, for the `ce-*` header fields. What is left out has its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CloudEvent {
+    /// `id`. By default the dedup key, or a random one.
+    pub id: Option<Box<str>>,
+    /// `source`. By default `/evoke/<source>`.
+    pub source: Option<Box<str>>,
+    /// `type`. By default `evoke.event`.
+    pub kind: Option<Box<str>>,
+    /// `subject`. By default the topic.
+    pub subject: Option<Box<str>>,
 }
 
 /// 128 bits that stand for a longer text. Equal texts have equal fingerprints; different ones differ in practice.

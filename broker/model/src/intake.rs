@@ -31,6 +31,27 @@ pub trait EventSink: Send + Sync {
     /// # Errors
     /// [`Refusal`] as for publishing.
     async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal>;
+
+    /// Records messages that the upstream discarded before they could be read, as one dead letter (`lost-upstream`).
+    ///
+    /// # Errors
+    /// [`Refusal`] as for publishing.
+    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal>;
+}
+
+/// Messages that are gone: beyond an upstream's retention, or sent while nobody listened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The source that should have had them.
+    pub source: SourceName,
+    /// What they were about, as far as known.
+    pub topic: Option<Topic>,
+    /// How many, where that is known.
+    pub messages: Option<u64>,
+    /// Which ones, for people: a partition with its first and last offset, a bucket with two moments.
+    pub what: Box<str>,
+    /// What makes the same range recognisable, so that it is recorded once.
+    pub dedup: Option<DedupKey>,
 }
 
 /// A message nobody could read, kept whole.

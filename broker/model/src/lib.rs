@@ -42,7 +42,7 @@ pub use backoff::{Backoff, Jitter, Retry};
 pub use body::{Body, BodyChunks, BodyReader, Spool, StoredBody};
 pub use clock::{Clock, Timestamp};
 pub use dead_letter::{DeadLetter, Reason};
-pub use event::{DedupKey, Event, Fingerprint};
+pub use event::{CloudEvent, DedupKey, Event, Fingerprint};
 pub use function::{Function, FunctionTable};
 pub use headers::Headers;
 pub use id::InvocationId;

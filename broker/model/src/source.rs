@@ -10,7 +10,7 @@ use crate::queue::StoreError;
 use crate::topic::Wildcards;
 
 /// What a source's protocol can do; what it cannot is documented, counted, and left out of the contract tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// The upstream keeps a message until it is acknowledged.
     pub acknowledges: bool,
@@ -18,6 +18,66 @@ pub struct Capabilities {
     pub replays: bool,
     /// Messages have positions in an order, and are acknowledged up to one.
     pub ordered: bool,
+    /// Messages come in an envelope that is decoded, and that may be malformed.
+    pub decodes: bool,
+    /// Several replicas share the messages: each goes to one of them.
+    pub shares: bool,
+}
+
+impl Capabilities {
+    /// A protocol that can do nothing of it, to be refined.
+    pub const NONE: Capabilities =
+        Capabilities { acknowledges: false, replays: false, ordered: false, decodes: false, shares: false };
+}
+
+/// A variable or flag of one of OpenFaaS' connectors, and the setting it means here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The variable's name, or with a leading `-` the flag's: `broker_hosts`, `-ca-file`.
+    pub name: &'static str,
+    /// The setting of the source, as `tls.ca_file`.
+    pub key: &'static str,
+    /// How its value is written there.
+    pub form: InheritedForm,
+}
+
+/// How the value of an inherited variable is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InheritedForm {
+    /// As here.
+    Text,
+    /// A whole number.
+    Number,
+    /// Entries between commas; trimmed, empty ones passed over. Nothing is set where none is left.
+    List,
+    /// Go's duration (`1m30s`).
+    Duration,
+    /// `true` or `1`, `false` or `0`; a flag alone means true.
+    Bool,
+    /// As [`InheritedForm::Bool`]; when true, a group of settings that may be empty (`tls: {}`).
+    Group,
+    /// JSON.
+    Json,
+    /// One of these words, each with what it means here.
+    OneOf(&'static [(&'static str, &'static str)]),
+    /// A host with or without a port, which becomes a URL of this scheme; a whole URL stays as it is.
+    Url {
+        /// The scheme.
+        scheme: &'static str,
+        /// The port where none is said.
+        port: u16,
+    },
+}
+
+/// What a kind of source understands of OpenFaaS' connector of the same kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inheritance {
+    /// Sets of variables; any whole set makes a source of this kind, named as the kind, where none is configured.
+    pub defined_by: &'static [&'static [&'static str]],
+    /// What they mean. Where several set one key, the first in this list that is set stands.
+    pub variables: &'static [Inherited],
+    /// Settings of that source which OpenFaaS' connector has by default and ours has not: key and value.
+    pub defaults: &'static [(&'static str, &'static str)],
 }
 
 /// Where a source stands.

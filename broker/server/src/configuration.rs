@@ -7,13 +7,15 @@ use anyhow::Context;
 use broker_config::{Config, File, Inputs, Invalid, Loaded, Override};
 
 use crate::args::ConfigurationArgs;
-use crate::sources;
+use crate::{inherited, sources};
 
 /// Where to read, so that SIGHUP can read the same again.
 #[derive(Clone)]
 pub(crate) struct Places {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
+    /// Flags of OpenFaaS' connectors, which stand among the environment variables.
+    flags: BTreeMap<String, String>,
 }
 
 /// Why there is no configuration.
@@ -31,7 +33,12 @@ impl Places {
     /// `file` is `--config`, or none for the built-in values with environment and flags over them.
     pub(crate) fn new(file: Option<&Path>, arguments: &ConfigurationArgs) -> Places {
         let overrides = arguments.set.iter().map(|set| Override::parse("--set", set)).collect();
-        Places { file: file.map(Path::to_owned), overrides }
+        Places { file: file.map(Path::to_owned), overrides, flags: BTreeMap::new() }
+    }
+
+    /// As a connector of OpenFaaS was started, in whose place we are.
+    pub(crate) fn of_a_connector(flags: BTreeMap<String, String>) -> Places {
+        Places { file: None, overrides: Vec::new(), flags }
     }
 
     /// Sets one more key, as the demo does.
@@ -49,10 +56,18 @@ impl Places {
         // A variable that is no Unicode cannot be one of ours.
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| !name.starts_with('-'))
+            .chain(self.flags.clone())
             .collect();
+        let inherited = inherited::kinds();
         let also = |config: &Config| sources::problems(&config.sources);
-        let inputs =
-            Inputs { file, environment: Some(&environment), overrides: &self.overrides, also: Some(&also) };
+        let inputs = Inputs {
+            file,
+            environment: Some(&environment),
+            inherited: &inherited,
+            overrides: &self.overrides,
+            also: Some(&also),
+        };
         Ok(broker_config::load(&inputs)?)
     }
 }

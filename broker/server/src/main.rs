@@ -5,6 +5,7 @@ mod check;
 mod clock;
 mod configuration;
 mod demo;
+mod inherited;
 mod report;
 mod serve;
 mod signals;
@@ -13,6 +14,7 @@ mod sources;
 mod telemetry;
 mod wiring;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -34,6 +36,10 @@ const DIRECTORY_IN_USE: u8 = 75;
 fn main() -> ExitCode {
     // One TLS provider for every client and server in the process; nobody has installed another before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(flags) = inherited::flags(&given, &inherited::kinds()) {
+        return exit(serve::run(Places::of_a_connector(flags)));
+    }
     let arguments = Arguments::parse();
     let file = arguments.global.config.clone();
     let done = match arguments.command {
@@ -55,6 +61,10 @@ fn main() -> ExitCode {
         }
         Command::Operate(command) => return operate(command, arguments.global),
     };
+    exit(done)
+}
+
+fn exit(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -71,6 +71,7 @@ pub(crate) async fn sources(
     let functions = engine.functions();
     let runtime = SourcesRuntime::new(Ports {
         events: Arc::new(engine.intake()),
+        positions: store.clone(),
         queue: store.clone(),
         demand: functions.demand(),
         loaded: functions.loading(),
@@ -89,7 +90,7 @@ pub(crate) async fn sources(
 pub(crate) async fn reload_sources(runtime: &SourcesRuntime, config: &Config) {
     match runtime.apply(configured(config)).await {
         Ok(changes) => {
-            info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "sources reloaded");
+            info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, paused = ?changes.paused, "sources reloaded");
         }
         Err(wrong) => {
             for (source, problem) in wrong {
@@ -106,7 +107,8 @@ fn configured(config: &Config) -> BTreeMap<SourceName, Configured> {
         .iter()
         .filter_map(|(name, source)| {
             let connector = connectors_catalog::find(&source.kind)?;
-            Some((name.clone(), Configured { connector, settings: source.settings.clone() }))
+            let (settings, paused) = (source.settings.clone(), source.paused);
+            Some((name.clone(), Configured { connector, settings, paused }))
         })
         .collect()
 }

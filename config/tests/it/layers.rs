@@ -262,10 +262,77 @@ fn what_a_connectors_variables_describe_becomes_a_source() {
         [(
             "kafka".into(),
             "kafka".into(),
-            json!({"brokers": ["k1:9092", "k2:9092"], "topics": ["faas-request"]})
+            json!({"brokers": ["k1:9092", "k2:9092"], "topics": ["faas-request"], "group": "faas-group-1"})
         )]
     );
     assert_eq!(source(&[("topics", "a")]), []);
+    // Its older name stands for Kafka where another variable of Kafka's says so.
+    assert_eq!(
+        source(&[
+            ("broker_host", "k:9092"),
+            ("group", "g"),
+            ("initial_offset", "newest"),
+            ("max_bytes", "1048576"),
+            ("content_type", "text/plain"),
+            ("-tls", "true"),
+            ("-ca-file", "/ca"),
+        ]),
+        [(
+            "kafka".into(),
+            "kafka".into(),
+            json!({
+                "brokers": ["k:9092"], "group": "g", "max_bytes": 1_048_576, "tls": {"ca_file": "/ca"},
+                "start": "latest", "content_type": "text/plain",
+            })
+        )]
+    );
+    assert_eq!(
+        source(&[
+            ("-queue-url", "https://a/1,https://a/2"),
+            ("-visibility-timeout", "1m30s"),
+            ("-fifo", "0"),
+            ("queues", r#"[{"name": "q"}]"#),
+        ]),
+        [(
+            "sqs".into(),
+            "sqs".into(),
+            json!({
+                "queue_urls": ["https://a/1", "https://a/2"], "visibility_timeout": "1m30s", "fifo": false,
+                "queues": [{"name": "q"}],
+            })
+        )]
+    );
+}
+
+#[test]
+fn a_connectors_variable_that_does_nothing_says_why() {
+    let notes = |variables: &[(&str, &str)]| {
+        let notes = environment(variables).loaded().notes;
+        notes.into_iter().map(|note| format!("{}: {}", note.variable, note.why)).collect::<Vec<_>>()
+    };
+
+    assert_eq!(notes(&[("topics", "a")]), ["topics: no other variable says where its upstream is"]);
+    assert_eq!(
+        notes(&[("broker_hosts", "k:9092"), ("broker_host", "old:9092")]),
+        ["broker_host: broker_hosts is set, which stands before it"]
+    );
+}
+
+#[test]
+fn a_connectors_variable_that_is_wrong_is_named() {
+    assert_eq!(
+        environment(&[
+            ("broker_hosts", "k"),
+            ("initial_offset", "middle"),
+            ("max_bytes", "1MB"),
+            ("-tls", "maybe"),
+            ("-queue-url", "u"),
+            ("-visibility-timeout", "soon"),
+        ])
+        .problems()
+        .len(),
+        4
+    );
 }
 
 #[test]

@@ -10,6 +10,60 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use broker_config::{File, Inputs, Invalid, Loaded, Override, load};
+use broker_model::source::{Inheritance, Inherited, InheritedForm};
+
+const fn variable(name: &'static str, key: &'static str, form: InheritedForm) -> Inherited {
+    Inherited { name, key, form }
+}
+
+/// As connectors say it.
+const INHERITED: &[(&str, Inheritance)] = &[
+    (
+        "kafka",
+        Inheritance {
+            defined_by: &[&["broker_hosts"], &["broker_host", "group"]],
+            variables: &[
+                variable("broker_hosts", "brokers", InheritedForm::List),
+                variable("broker_host", "brokers", InheritedForm::List),
+                variable("topics", "topics", InheritedForm::List),
+                variable("group", "group", InheritedForm::Text),
+                variable("max_bytes", "max_bytes", InheritedForm::Number),
+                variable("-tls", "tls", InheritedForm::Group),
+                variable("-ca-file", "tls.ca_file", InheritedForm::Text),
+                variable(
+                    "initial_offset",
+                    "start",
+                    InheritedForm::OneOf(&[("oldest", "earliest"), ("newest", "latest")]),
+                ),
+            ],
+            defaults: &[("group", "faas-group-1")],
+        },
+    ),
+    (
+        "nats",
+        Inheritance {
+            defined_by: &[&["broker_host"]],
+            variables: &[
+                variable("broker_host", "url", InheritedForm::Url { scheme: "nats", port: 4222 }),
+                variable("topics", "topics", InheritedForm::List),
+            ],
+            defaults: &[],
+        },
+    ),
+    (
+        "sqs",
+        Inheritance {
+            defined_by: &[&["-queue-url"]],
+            variables: &[
+                variable("-queue-url", "queue_urls", InheritedForm::List),
+                variable("-visibility-timeout", "visibility_timeout", InheritedForm::Duration),
+                variable("-fifo", "fifo", InheritedForm::Bool),
+                variable("queues", "queues", InheritedForm::Json),
+            ],
+            defaults: &[],
+        },
+    ),
+];
 
 /// What a test puts in. A file is `(name, text)`.
 #[derive(Default)]
@@ -27,6 +81,7 @@ impl Given<'_> {
         load(&Inputs {
             file: self.file.map(|(name, text)| File { name: Path::new(name), text }),
             environment: Some(&environment),
+            inherited: INHERITED,
             overrides: &overrides,
             also: None,
         })

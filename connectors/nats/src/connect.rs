@@ -7,7 +7,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
 use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 
-use connectors_sdk::{Backoff, Health, Jitter, SourceError};
+use connectors_sdk::{Backoff, Health, Jitter, SourceError, SourceName};
 
 use crate::settings::{Credentials, NatsSettings};
 
@@ -29,10 +29,14 @@ const MORE_TRIES: usize = 3;
 /// # Errors
 /// [`SourceError`]: none of the servers can be reached, or will have us, or a file the settings name cannot be read.
 pub(crate) async fn connect(
+    name: &SourceName,
     settings: &NatsSettings,
     health: &Health,
 ) -> Result<(Client, mpsc::Receiver<async_nats::Event>), SourceError> {
     let (tell, told) = mpsc::channel(64);
+    if let Some(tls) = &settings.tls {
+        tls.say_if_insecure(name, health);
+    }
     let health = health.clone();
     let options = ConnectOptions::new()
         .name(&settings.client_name)
@@ -80,17 +84,8 @@ async fn with_tls(
     settings: &NatsSettings,
 ) -> Result<ConnectOptions, SourceError> {
     let Some(tls) = &settings.tls else { return Ok(options) };
-    options = options.require_tls(true);
-    if let Some(ca_file) = &tls.ca_file {
-        readable("tls.ca_file", ca_file).await?;
-        options = options.add_root_certificates(ca_file.clone());
-    }
-    if let Some(client) = &tls.client {
-        readable("tls.cert_file", &client.cert_file).await?;
-        readable("tls.key_file", &client.key_file).await?;
-        options = options.add_client_certificate(client.cert_file.clone(), client.key_file.clone());
-    }
-    if tls.handshake_first {
+    options = options.require_tls(true).tls_client_config(tls.rustls().await?);
+    if settings.handshake_first {
         options = options.tls_first();
     }
     Ok(options)
@@ -118,11 +113,6 @@ async fn with_credentials(
         ),
         Some(Credentials::Token(token)) => options.token(token.reveal().await?.expose_secret().to_owned()),
     })
-}
-
-/// The client says what is wrong with a certificate, but not in which file.
-async fn readable(key: &'static str, path: &Path) -> Result<(), SourceError> {
-    tokio::fs::read(path).await.map(drop).map_err(|cause| unreadable(key, path, cause))
 }
 
 fn unreadable(key: &'static str, path: &Path, cause: std::io::Error) -> SourceError {

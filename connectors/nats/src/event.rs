@@ -2,99 +2,55 @@
 
 use async_nats::{HeaderMap, Message};
 
-use connectors_sdk::{Event, Headers, Quarantined, SourceName, Topic, Wildcards};
+use connectors_sdk::{Event, EventForm, Quarantined};
 
 /// The event a message stands for: its concrete subject is the topic, its payload the body, unchanged. The reply subject is
-/// ignored: an event is not a request.
+/// ignored: an event is not a request. Core NATS never sends a message again, so there is no id to recognise it by.
+///
+/// Header fields come in the order of their names, because the client keeps no other; values of one name in their own order.
 ///
 /// # Errors
 /// The message as it goes to the dead letters, when its subject is no topic.
-pub(crate) fn event_from(
-    source: &SourceName,
-    content_type: Option<&str>,
-    message: Message,
-) -> Result<Event, Box<Quarantined>> {
-    let headers = headers_from(message.headers.as_ref(), content_type);
-    match Topic::parse(message.subject.as_str()) {
-        Ok(topic) => Ok(Event {
-            source: source.clone(),
-            topic,
-            wildcards: Wildcards::Nats,
-            headers,
-            body: message.payload,
-            time: None,
-            // Core NATS never sends a message again, so there is nothing to recognise.
-            dedup: None,
-            position: None,
-            fire: None,
-        }),
-        Err(error) => Err(Box::new(Quarantined {
-            source: source.clone(),
-            topic: None,
-            headers,
-            raw: message.payload,
-            why: format!("its subject is no topic: {error}").into(),
-            dedup: None,
-            position: None,
-        })),
-    }
-}
-
-/// A message's headers as the function sees them: `Order-Id` as `x-nats-order-id`, so that no publisher can pass for
-/// the gateway or a caller; `Content-Type` as itself.
-///
-/// In the order of their names, because the client keeps no other; values of one name in their own order. A value that
-/// HTTP cannot carry is left out: the call would fail at every attempt.
-fn headers_from(wire: Option<&HeaderMap>, content_type: Option<&str>) -> Headers {
-    const CONTENT_TYPE: &str = "content-type";
-    let mut named: Vec<(String, &str)> = wire
-        .into_iter()
+pub(crate) fn event_from(form: &EventForm, message: Message) -> Result<Event, Box<Quarantined>> {
+    let mut fields: Vec<(&str, &str)> = message
+        .headers
+        .iter()
         .flat_map(HeaderMap::iter)
-        .flat_map(|(name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().map(move |value| (name.to_ascii_lowercase(), value.as_str()))
-        })
-        .filter(|(_, value)| carriable(value))
+        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
         .collect();
     // Stable: what one name was given keeps its order.
-    named.sort_by(|a, b| a.0.cmp(&b.0));
-
-    let mut headers = Headers::new();
-    for (name, value) in &named {
+    fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    let event = form.message(message.subject.as_str(), message.payload);
+    let event = fields.into_iter().fold(event, |event, (name, value)| {
         let value = value.as_bytes().to_vec();
-        if name == CONTENT_TYPE {
-            headers.set(CONTENT_TYPE, value);
+        if name.eq_ignore_ascii_case("content-type") {
+            event.content_type(value)
         } else {
-            headers.append(&format!("x-nats-{}", token(name)), value);
+            event.field("x-nats-", name, value)
         }
-    }
-    if let (None, Some(default)) = (headers.get(CONTENT_TYPE), content_type) {
-        headers.append(CONTENT_TYPE, default.as_bytes().to_vec());
-    }
-    headers
-}
-
-fn carriable(value: &str) -> bool {
-    value.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
-}
-
-/// A header's name as HTTP can write it: NATS allows any printable character but the colon.
-fn token(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c) { c } else { '-' })
-        .collect()
+    });
+    event.event()
 }
 
 #[cfg(test)]
 mod tests {
+    use connectors_sdk::{Reader, SourceName, Topic, Wildcards};
+    use serde_json::json;
+
     use super::*;
 
     fn captured(json: &str) -> Message {
         serde_json::from_str(json).unwrap()
     }
 
+    fn form(content_type: Option<&str>) -> EventForm {
+        let settings = content_type.map_or_else(|| json!({}), |text| json!({ "content_type": text }));
+        let bus = SourceName::parse("bus").unwrap();
+        EventForm::read(&mut Reader::new(settings), &bus, "nats", Wildcards::Nats)
+    }
+
     fn event(json: &str, content_type: Option<&str>) -> Event {
-        event_from(&SourceName::parse("bus").unwrap(), content_type, captured(json)).unwrap()
+        event_from(&form(content_type), captured(json)).unwrap()
     }
 
     fn fields(event: &Event) -> Vec<(&str, &str)> {
@@ -124,13 +80,13 @@ mod tests {
             fields(&event),
             [
                 ("x-nats-authorization", "Bearer x"),
-                ("content-type", "application/json"),
                 ("x-nats-nats-msg-id", "42"),
                 ("x-nats-odd-name-", "v"),
                 ("x-nats-order-id", "7"),
                 ("x-nats-tag", "a"),
                 ("x-nats-tag", "b"),
                 ("x-nats-x-callback-url", "http://elsewhere"),
+                ("content-type", "application/json"),
             ]
         );
     }
@@ -155,7 +111,7 @@ mod tests {
         headers.insert("good", "a\tb");
         headers.insert("bad", "a\u{1}b");
         message.headers = Some(headers);
-        let event = event_from(&SourceName::parse("bus").unwrap(), None, message).unwrap();
+        let event = event_from(&form(None), message).unwrap();
 
         assert_eq!(fields(&event), [("x-nats-good", "a\tb")]);
     }
@@ -165,9 +121,9 @@ mod tests {
         let mut message = captured(PLAIN);
         message.subject = "x".repeat(Topic::MAX + 1).into();
 
-        let kept = event_from(&SourceName::parse("bus").unwrap(), None, message).unwrap_err();
+        let kept = event_from(&form(None), message).unwrap_err();
 
         assert_eq!(kept.raw.len(), 6);
-        assert!(kept.why.contains("65537 bytes"), "{}", kept.why);
+        assert!(kept.why.contains("no topic"), "{}", kept.why);
     }
 }

@@ -12,7 +12,9 @@ mod settings;
 mod source;
 mod subjects;
 
-use connectors_sdk::{Connector, SettingsError, Source, SourceName, Wildcards};
+use connectors_sdk::{
+    Connector, Inheritance, Inherited, InheritedForm, SettingsError, Source, SourceName, Wildcards,
+};
 
 /// NATS: `sources.<name>.nats`.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +29,26 @@ impl Connector for Nats {
         Wildcards::Nats
     }
 
+    fn inherits(&self) -> Inheritance {
+        Inheritance {
+            defined_by: &[&["broker_host"]],
+            variables: &[
+                Inherited {
+                    name: "broker_host",
+                    key: "url",
+                    form: InheritedForm::Url { scheme: "nats", port: 4222 },
+                },
+                Inherited { name: "topics", key: "topics", form: InheritedForm::List },
+            ],
+            defaults: &[],
+        }
+    }
+
     fn build(
         &self,
         name: &SourceName,
         settings: serde_json::Value,
     ) -> Result<Box<dyn Source>, SettingsError> {
-        Ok(Box::new(source::NatsSource::new(name.clone(), settings::NatsSettings::read(settings)?)))
+        Ok(Box::new(source::NatsSource::new(name.clone(), settings::NatsSettings::read(name, settings)?)))
     }
 }

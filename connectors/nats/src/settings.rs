@@ -7,40 +7,25 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
-use connectors_sdk::{ByteSize, Reader, Secret, SettingsError, Topics, WindowLimits};
+use connectors_sdk::{ByteSize, Common, Reader, Secret, SettingsError, SourceName, Tls, WindowLimits};
 
-use crate::subjects;
+use crate::{Nats, subjects};
 
 /// The settings of one source.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsSettings {
     /// The servers, without credentials.
     pub(crate) servers: Vec<Url>,
-    pub(crate) topics: Topics,
+    pub(crate) common: Common,
     pub(crate) queue_group: String,
     pub(crate) client_name: String,
-    pub(crate) content_type: Option<String>,
+    /// TLS beyond what a `tls://` address asks for.
     pub(crate) tls: Option<Tls>,
+    pub(crate) handshake_first: bool,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) connect_timeout: Duration,
     pub(crate) ping_interval: Duration,
-    pub(crate) in_flight: WindowLimits,
     pub(crate) waiting: WindowLimits,
-}
-
-/// TLS beyond what a `tls://` address asks for.
-#[derive(Clone, Debug)]
-pub(crate) struct Tls {
-    pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) client: Option<ClientCertificate>,
-    pub(crate) handshake_first: bool,
-}
-
-/// What shows the server who we are.
-#[derive(Clone, Debug)]
-pub(crate) struct ClientCertificate {
-    pub(crate) cert_file: PathBuf,
-    pub(crate) key_file: PathBuf,
 }
 
 /// How we say who we are. One way only.
@@ -54,14 +39,14 @@ pub(crate) enum Credentials {
 
 impl NatsSettings {
     /// Reads them.
-    pub(crate) fn read(settings: Value) -> Result<Self, SettingsError> {
+    pub(crate) fn read(name: &SourceName, settings: Value) -> Result<Self, SettingsError> {
         let mut at = Reader::new(settings);
-        let settings = Self::from_reader(&mut at);
+        let settings = Self::from_reader(name, &mut at);
         at.finish(|| settings)
     }
 
     /// `None` when something required is missing; what else is wrong is noted in the reader.
-    pub(crate) fn from_reader(at: &mut Reader) -> Option<Self> {
+    pub(crate) fn from_reader(name: &SourceName, at: &mut Reader) -> Option<Self> {
         at.reserved(
             "jetstream",
             "events from a JetStream stream are not built yet",
@@ -71,7 +56,7 @@ impl NatsSettings {
         let mut in_urls = Vec::new();
         let servers: Vec<Url> =
             urls.iter().flatten().filter_map(|url| server(at, url, &mut in_urls)).collect();
-        let topics = at.topics(subjects::check);
+        let common = Common::read(at, name, &Nats, subjects::check);
         let queue_group = at.or("queue_group", "openfaas_nats_worker_group".to_owned());
         if queue_group.is_empty() || queue_group.contains(|c: char| c.is_whitespace() || c.is_control()) {
             at.refuse(
@@ -81,8 +66,8 @@ impl NatsSettings {
             );
         }
         let client_name = at.or("client_name", "openfaas_connector".to_owned());
-        let content_type = at.content_type();
-        let tls = at.table("tls", tls);
+        let tls = at.table("tls", |at| (Tls::read(at), at.or("handshake_first", false)));
+        let handshake_first = tls.as_ref().is_some_and(|(_, first)| *first);
         let credentials = credentials(at, in_urls);
         let connect_timeout = at.or("connect_timeout", Duration::from_secs(5));
         let ping_interval = at.or("ping_interval", Duration::from_secs(20));
@@ -91,20 +76,18 @@ impl NatsSettings {
                 at.refuse(key, "it is nothing", "write a duration such as 5s");
             }
         }
-        let in_flight = at.in_flight();
         let waiting = waiting(at);
         urls?;
         Some(NatsSettings {
             servers,
-            topics,
+            common,
             queue_group,
             client_name,
-            content_type,
-            tls,
+            tls: tls.map(|(tls, _)| tls),
+            handshake_first,
             credentials,
             connect_timeout,
             ping_interval,
-            in_flight,
             waiting,
         })
     }
@@ -149,25 +132,6 @@ fn decoded(text: &str) -> String {
     url::form_urlencoded::parse(format!("x={}", text.replace('+', "%2B")).as_bytes())
         .next()
         .map_or_else(String::new, |(_, value)| value.into_owned())
-}
-
-fn tls(at: &mut Reader) -> Tls {
-    let ca_file = at.optional("ca_file");
-    let cert_file: Option<PathBuf> = at.optional("cert_file");
-    let key_file: Option<PathBuf> = at.optional("key_file");
-    let client = match (cert_file, key_file) {
-        (Some(cert_file), Some(key_file)) => Some(ClientCertificate { cert_file, key_file }),
-        (None, None) => None,
-        (Some(_), None) => {
-            at.refuse("key_file", "cert_file is set without it", "name the file of the certificate's key");
-            None
-        }
-        (None, Some(_)) => {
-            at.refuse("cert_file", "key_file is set without it", "name the file of the certificate");
-            None
-        }
-    };
-    Tls { ca_file, client, handshake_first: at.or("handshake_first", false) }
 }
 
 fn credentials(at: &mut Reader, mut in_urls: Vec<(String, Option<String>)>) -> Option<Credentials> {
@@ -226,21 +190,30 @@ fn waiting(at: &mut Reader) -> WindowLimits {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::json;
+
+    use connectors_sdk::Topics;
 
     use super::*;
 
-    const REFERENCE: &str = include_str!("../reference.yaml");
+    testkit::settings_reference!(
+        "../reference.yaml",
+        "bus",
+        "nats",
+        NatsSettings::from_reader,
+        json!({"url": "nats://127.0.0.1:4222"})
+    );
+
+    fn bus() -> SourceName {
+        SourceName::parse("bus").unwrap()
+    }
+
+    fn read(settings: Value) -> Result<NatsSettings, SettingsError> {
+        NatsSettings::read(&bus(), settings)
+    }
 
     fn problems(settings: Value) -> Vec<(String, String)> {
-        NatsSettings::read(settings)
-            .unwrap_err()
-            .problems
-            .into_iter()
-            .map(|problem| (problem.key, problem.what))
-            .collect()
+        read(settings).unwrap_err().problems.into_iter().map(|problem| (problem.key, problem.what)).collect()
     }
 
     fn keys(settings: Value) -> Vec<String> {
@@ -252,58 +225,14 @@ mod tests {
         format!("{settings:?}")
     }
 
-    fn yaml(text: &str) -> Value {
-        let whole: Value = serde_saphyr::from_str(text).unwrap();
-        whole["sources"]["bus"]["nats"].clone()
-    }
-
-    /// The reference with its commented settings (`#key: …`, no space) put in.
-    fn uncommented() -> String {
-        REFERENCE
-            .lines()
-            .map(|line| match line.trim_start().strip_prefix('#') {
-                Some(setting) if !setting.starts_with(' ') && !setting.is_empty() => {
-                    let indent = line.len() - line.trim_start().len();
-                    format!("{}{setting}\n", " ".repeat(indent))
-                }
-                _ => format!("{line}\n"),
-            })
-            .collect()
-    }
-
-    fn paths(prefix: &str, value: &Value, into: &mut BTreeSet<String>) {
-        for (key, inner) in value.as_object().into_iter().flatten() {
-            into.insert(format!("{prefix}{key}"));
-            paths(&format!("{prefix}{key}."), inner, into);
-        }
-    }
-
     #[test]
     fn an_address_is_enough() {
-        let settings = NatsSettings::read(json!({"url": "nats://127.0.0.1:4222"})).unwrap();
+        let settings = read(json!({"url": "nats://127.0.0.1:4222"})).unwrap();
 
-        assert_eq!(settings.topics, Topics::FromFunctions);
+        assert_eq!(settings.common.topics, Topics::FromFunctions);
         assert_eq!(settings.queue_group, "openfaas_nats_worker_group");
         assert_eq!(settings.client_name, "openfaas_connector");
-        assert_eq!(settings.in_flight, WindowLimits::default());
-    }
-
-    #[test]
-    fn the_reference_says_what_the_code_does() {
-        let minimal = NatsSettings::read(json!({"url": "nats://127.0.0.1:4222"})).unwrap();
-
-        assert_eq!(printed(&NatsSettings::read(yaml(REFERENCE)).unwrap()), printed(&minimal));
-    }
-
-    #[test]
-    fn the_reference_holds_every_setting_and_no_other() {
-        let mut at = Reader::new(json!({}));
-        let _ = NatsSettings::from_reader(&mut at);
-        let known: BTreeSet<String> = at.known().map(str::to_owned).collect();
-        let mut written = BTreeSet::new();
-        paths("", &yaml(&uncommented()), &mut written);
-
-        assert_eq!(written, known);
+        assert_eq!(settings.common.in_flight, WindowLimits::default());
     }
 
     #[test]
@@ -348,12 +277,12 @@ mod tests {
     #[test]
     fn an_address_is_required_and_may_be_several() {
         assert_eq!(keys(json!({})), ["url"]);
-        assert_eq!(NatsSettings::read(json!({"url": ["a:1", "tls://b"]})).unwrap().servers.len(), 2);
+        assert_eq!(read(json!({"url": ["a:1", "tls://b"]})).unwrap().servers.len(), 2);
     }
 
     #[test]
     fn credentials_in_an_address_are_taken_out_of_it() {
-        let settings = NatsSettings::read(json!({"url": "nats://joe:p%40ss+x@h:4222"})).unwrap();
+        let settings = read(json!({"url": "nats://joe:p%40ss+x@h:4222"})).unwrap();
 
         assert_eq!(settings.upstream(), "nats://h:4222");
         let Some(Credentials::Password { password: Secret::Inline(password), .. }) = &settings.credentials
@@ -363,7 +292,7 @@ mod tests {
         assert_eq!(secrecy::ExposeSecret::expose_secret(password), "p@ss+x");
         assert!(!printed(&settings).contains("p@ss"));
         assert!(matches!(
-            NatsSettings::read(json!({"url": "nats://t0ken@h"})).unwrap().credentials,
+            read(json!({"url": "nats://t0ken@h"})).unwrap().credentials,
             Some(Credentials::Token(_))
         ));
     }

@@ -13,13 +13,13 @@ use tracing::{debug, info, warn};
 
 use connectors_sdk::source::Cause;
 use connectors_sdk::{
-    AckWindow, Capabilities, Resolved, Source, SourceContext, SourceError, SourceName, Topics, WindowLimits,
+    AckWindow, Capabilities, Following, Resolved, Source, SourceContext, SourceError, SourceName, Wildcards,
+    WindowLimits,
 };
 
 use crate::connect::connect;
 use crate::event::event_from;
 use crate::settings::NatsSettings;
-use crate::subjects;
 
 /// One configured NATS source.
 pub(crate) struct NatsSource {
@@ -36,18 +36,19 @@ impl NatsSource {
 #[async_trait]
 impl Source for NatsSource {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { acknowledges: false, replays: false, ordered: false }
+        Capabilities { shares: true, ..Capabilities::NONE }
     }
 
     async fn run(self: Box<Self>, ctx: SourceContext) -> Result<(), SourceError> {
         let (client, told) = tokio::select! {
             biased;
             () = ctx.shutdown.cancelled() => return Ok(()),
-            connected = connect(&self.settings, &ctx.health) => connected?,
+            connected = connect(&self.name, &self.settings, &ctx.health) => connected?,
         };
-        let window = AckWindow::unordered(&ctx, self.settings.in_flight).holding();
+        let window = AckWindow::unordered(&ctx, self.settings.common.in_flight).holding();
         let mut session = Session {
             waiting: Waiting::new(self.settings.waiting),
+            following: self.settings.common.follow(&ctx),
             source: *self,
             ctx,
             client,
@@ -69,6 +70,7 @@ struct Session {
     /// What the client says about the connection.
     told: mpsc::Receiver<async_nats::Event>,
     subscriptions: SelectAll<Subscription>,
+    following: Following,
     /// The subjects asked for now; subscriptions that end are not among them.
     subscribed: BTreeSet<String>,
     /// Received, and not in the window yet.
@@ -111,8 +113,6 @@ impl Session {
     }
 
     async fn receive(&mut self) -> Exit {
-        let mut demand = self.ctx.demand.clone();
-        let mut follows_demand = self.source.settings.topics == Topics::FromFunctions;
         loop {
             self.fill_window();
             tokio::select! {
@@ -122,11 +122,7 @@ impl Session {
                     Some(event) => self.hear(event),
                     None => return Exit::Error(self.lost()),
                 },
-                changed = demand.changed(), if follows_demand => match changed {
-                    Ok(()) => if let Err(exit) = self.listen().await { return exit },
-                    // Nobody can ask for anything new; what is asked for stays.
-                    Err(_) => follows_demand = false,
-                },
+                _ = self.following.changed() => if let Err(exit) = self.listen().await { return exit },
                 Some(resolved) = self.window.next(), if self.window.in_flight() > 0 => self.settle(resolved),
                 Some(pulled) = self.subscriptions.next(), if !self.subscriptions.is_empty() => {
                     if let Err(error) = self.pull(pulled) {
@@ -148,8 +144,9 @@ impl Session {
     }
 
     async fn subscribe(&mut self) -> Result<(), SourceError> {
-        let demand = self.ctx.demand.borrow_and_update().clone();
-        let wanted = subjects::wanted(&self.source.settings.topics, &demand, &self.source.name);
+        // Overlapping subjects are all asked for: they share one queue group, and a server hands a message to one member of
+        // a group, whatever its subject. None comes twice, on this replica or another.
+        let wanted = self.following.now().on_the_wire(Wildcards::Nats);
         for subject in wanted.difference(&self.subscribed.clone()) {
             let group = self.source.settings.queue_group.clone();
             let subscriber = self
@@ -230,8 +227,7 @@ impl Session {
             && self.window.has_room(weight)
             && let Some(message) = self.waiting.pop()
         {
-            let content_type = self.source.settings.content_type.as_deref();
-            match event_from(&self.source.name, content_type, message) {
+            match event_from(&self.source.settings.common.form, message) {
                 Ok(event) => self.window.publish(event, ()),
                 Err(unreadable) => self.window.quarantine(*unreadable, ()),
             }

@@ -1,8 +1,4 @@
-//! What to subscribe to.
-
-use std::collections::BTreeSet;
-
-use connectors_sdk::{Demand, SourceName, Topics, Wildcards};
+//! What NATS can carry.
 
 /// The longest subject we ask for: a server reads control lines of 4,096 bytes, with the queue group in the same line.
 const LONGEST: usize = 3072;
@@ -25,30 +21,15 @@ pub(crate) fn check(subject: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The subjects to be subscribed to, in sorted order, each once.
-///
-/// A name that NATS cannot carry belongs to another source and is left out. An exact topic is never sent as a wildcard:
-/// `orders.*` from a `topic` annotation means just these letters, which no published subject has.
-///
-/// Overlapping subjects are all subscribed to. They share one queue group, and a server hands a message to one member of a
-/// group, whatever its subject: none comes twice, on this replica or another.
-pub(crate) fn wanted(topics: &Topics, demand: &Demand, source: &SourceName) -> BTreeSet<String> {
-    match topics {
-        Topics::List(subjects) => subjects.iter().cloned().collect(),
-        Topics::FromFunctions => demand
-            .for_source(source)
-            .filter(|pattern| check(pattern.as_str()).is_ok())
-            .filter(|pattern| !(pattern.is_exact() && Wildcards::Nats.any_in(pattern.as_str())))
-            .map(|pattern| pattern.as_str().to_owned())
-            .collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
-    use connectors_sdk::{Topic, TopicPattern};
+    use connectors_sdk::{
+        Demand, EventForm, Reader, SourceName, Topic, TopicPattern, Topics, Wildcards, wishes,
+    };
 
     use super::*;
 
@@ -62,7 +43,10 @@ mod tests {
 
     fn from_functions(patterns: &[&str]) -> Vec<String> {
         let bus = SourceName::parse("bus").unwrap();
-        wanted(&Topics::FromFunctions, &demand(patterns), &bus).into_iter().collect()
+        let mut at = Reader::new(serde_json::json!({}));
+        let form = EventForm::read(&mut at, &bus, "nats", Wildcards::Nats);
+        let wishes = wishes(&Topics::FromFunctions, &demand(patterns), &form, check);
+        wishes.on_the_wire(Wildcards::Nats).into_iter().collect()
     }
 
     #[test]
@@ -82,17 +66,6 @@ mod tests {
     fn names_of_other_sources_are_left_out() {
         assert!(from_functions(&["@other/a", "=two words", "=a..b", "=.a", "=a.", "a.>.b"]).is_empty());
         assert_eq!(from_functions(&["=photos:s3:ObjectCreated:Put"]), ["photos:s3:ObjectCreated:Put"]);
-    }
-
-    #[test]
-    fn a_list_is_taken_as_it_is_written() {
-        let bus = SourceName::parse("bus").unwrap();
-        let list = Topics::List(vec!["orders.*".into(), "a".into()]);
-
-        assert_eq!(
-            wanted(&list, &demand(&["=ignored"]), &bus),
-            BTreeSet::from(["a".into(), "orders.*".into()])
-        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use connectors_sdk::{
-    Capabilities, Clock, Connector, Demand, EventSink, HealthBoard, InvocationQueue, Pausable, SettingsError,
-    SourceContext, SourceName, SourceStatus, Sources, StoreError, Wildcards,
+    Capabilities, Clock, Connector, Demand, EventSink, HealthBoard, InvocationQueue, Pausable, Positions,
+    Series, SettingsError, SourceContext, SourceName, SourceStatus, Sources, StoreError, Wildcards,
 };
 
 use crate::sink::CountedSink;
@@ -24,6 +24,8 @@ use crate::supervisor::{RestartCounts, Restarts, Supervisor};
 pub struct Ports {
     /// Takes events into custody.
     pub events: Arc<dyn EventSink>,
+    /// Remembers what was received of partitions.
+    pub positions: Arc<dyn Positions>,
     /// Remembers which sources are held.
     pub queue: Arc<dyn InvocationQueue>,
     /// What functions ask for.
@@ -43,6 +45,8 @@ pub struct Configured {
     pub connector: &'static dyn Connector,
     /// The kind's settings.
     pub settings: serde_json::Value,
+    /// Whether the configuration holds it; an operator may hold it besides.
+    pub paused: bool,
 }
 
 /// What became of sources when a configuration was applied.
@@ -54,6 +58,8 @@ pub struct Changes {
     pub changed: Vec<SourceName>,
     /// Stopped for good.
     pub removed: Vec<SourceName>,
+    /// Held from now on, or no longer.
+    pub paused: Vec<SourceName>,
 }
 
 /// The running sources. One per process.
@@ -119,14 +125,21 @@ impl SourcesRuntime {
         for (name, running) in self.lock().iter() {
             match wanted.get(name) {
                 None => changes.removed.push(name.clone()),
-                Some(configured) if configured.same_as(&running.configured) => continue,
+                Some(configured) if configured.same_as(&running.configured) => {
+                    if configured.paused != running.configured.paused {
+                        changes.paused.push(name.clone());
+                    }
+                    continue;
+                }
                 Some(_) => changes.changed.push(name.clone()),
             }
             leaving.push(name.clone());
         }
         let left = self.take_out(&leaving).await;
         for (name, configured) in wanted {
-            if self.lock().contains_key(&name) {
+            if let Some(running) = self.lock().get_mut(&name) {
+                running.configured.paused = configured.paused;
+                running.hold(self.is_held(&name));
                 continue;
             }
             let before = left.iter().find(|(gone, _)| *gone == name).map(|(_, running)| running);
@@ -153,6 +166,11 @@ impl SourcesRuntime {
         };
         self.start(name, before.configured.clone(), before.capabilities, Some(&before));
         true
+    }
+
+    /// The metrics of connectors' own, by source.
+    pub fn series(&self) -> Vec<(SourceName, Series)> {
+        self.lock().iter().map(|(name, running)| (name.clone(), running.board.series())).collect()
     }
 
     /// How often each source was started again, by what ended it.
@@ -190,7 +208,7 @@ impl SourcesRuntime {
         // What people read of a source goes on over a change of its settings.
         let board = before.map_or_else(|| HealthBoard::new(self.ports.clock.clone()), |b| b.board.clone());
         let restarts = before.map(|b| b.restarts.clone()).unwrap_or_default();
-        let is_paused = self.ports.queue.paused().contains(&Pausable::Source(name.clone()));
+        let is_paused = configured.paused || self.is_held(&name);
         let (paused, paused_seen) = watch::channel(is_paused);
         let stop = CancellationToken::new();
         let late = Arc::<AtomicBool>::default();
@@ -201,6 +219,7 @@ impl SourcesRuntime {
             ctx: SourceContext {
                 events: Arc::new(CountedSink { inner: self.ports.events.clone(), board: board.clone() }),
                 demand: self.ports.demand.clone(),
+                positions: self.ports.positions.clone(),
                 health: board.health(),
                 shutdown: stop.clone(),
                 clock: self.ports.clock.clone(),
@@ -246,13 +265,26 @@ impl SourcesRuntime {
             self.ports.queue.resume(what).await?;
         }
         if let Some(running) = self.lock().get(name) {
-            running.paused.send_if_modified(|paused| std::mem::replace(paused, hold) != hold);
+            running.hold(hold);
         }
         Ok(true)
     }
 
+    /// Whether an operator holds it.
+    fn is_held(&self, name: &SourceName) -> bool {
+        self.ports.queue.paused().contains(&Pausable::Source(name.clone()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SourceName, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// Holds the source when an operator or the configuration does.
+    fn hold(&self, by_operator: bool) {
+        let hold = by_operator || self.configured.paused;
+        self.paused.send_if_modified(|paused| std::mem::replace(paused, hold) != hold);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use connectors_sdk::{Event, EventSink, HealthBoard, Quarantined, Receipt, Refusal};
+use connectors_sdk::{Event, EventSink, HealthBoard, Lost, Quarantined, Receipt, Refusal};
 
 /// Counts what the broker answers to one source.
 pub(crate) struct CountedSink {
@@ -24,6 +24,13 @@ impl EventSink for CountedSink {
     async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
         let receipt = self.inner.quarantine(message).await?;
         self.board.quarantined(&receipt);
+        Ok(receipt)
+    }
+
+    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+        let messages = range.messages;
+        let receipt = self.inner.lost(range).await?;
+        self.board.lost(messages, &receipt);
         Ok(receipt)
     }
 }

@@ -1,5 +1,6 @@
 //! A kind of upstream.
 
+use broker_model::source::Inheritance;
 use broker_model::{SourceName, Wildcards};
 
 use crate::settings::SettingsError;
@@ -12,6 +13,11 @@ pub trait Connector: Send + Sync {
 
     /// The grammar of its topics' wildcards.
     fn wildcards(&self) -> Wildcards;
+
+    /// The variables and flags of OpenFaaS' connector of this kind, so that its image can be exchanged for ours.
+    fn inherits(&self) -> Inheritance {
+        Inheritance::default()
+    }
 
     /// Reads the settings of one source. No I/O: what is wrong with an upstream shows when the source runs.
     ///

@@ -9,6 +9,7 @@ use std::time::Duration;
 use broker_model::source::{Capabilities, Interval, SourceCounts, SourceState, SourceStatus};
 use broker_model::{Clock, Receipt, SourceName, Timestamp, Topic};
 
+use crate::series::{Family, Series};
 use crate::top_topics::TopTopics;
 
 /// What a source says of itself. Cheap to clone, never blocks for long.
@@ -44,6 +45,23 @@ impl Health {
     /// How many messages of the upstream are still to come, where the upstream says so.
     pub fn lag(&self, messages: Option<u64>) {
         self.board.change(|seen, _| seen.lag = messages);
+    }
+
+    /// Adds to a counter of the connector's own.
+    pub fn count(&self, family: &'static Family, labels: &[&str], more: u64) {
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        self.board.change(|seen, _| seen.series.change(family, labels, |value| value.saturating_add(more)));
+    }
+
+    /// Sets a gauge of the connector's own.
+    pub fn gauge(&self, family: &'static Family, labels: &[&str], value: u64) {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        self.board.change(|seen, _| seen.series.change(family, labels, |_| value));
+    }
+
+    /// Shows no longer what has these labels, as of a partition that went to another replica.
+    pub fn forget(&self, family: &'static Family, with: &[(&str, &str)]) {
+        self.board.change(|seen, _| seen.series.forget(family, with));
     }
 
     /// Messages were read from the upstream. [`crate::AckWindow`] and [`crate::SourceContext::publish`] say it themselves.
@@ -86,6 +104,7 @@ impl HealthBoard {
             gone: Duration::ZERO,
             lost: false,
             reconnects: 0,
+            series: Series::default(),
         };
         HealthBoard { board: Arc::new(Board { clock, seen: Mutex::new(seen), counts: Counts::default() }) }
     }
@@ -126,9 +145,21 @@ impl HealthBoard {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Messages the upstream discarded were recorded as a dead letter.
+    pub fn lost(&self, messages: Option<u64>, receipt: &Receipt) {
+        if !receipt.duplicate {
+            self.board.counts.dropped.fetch_add(messages.unwrap_or(1), Ordering::Relaxed);
+        }
+    }
+
     /// Where it stands.
     pub fn state(&self) -> SourceState {
         self.board.lock().state
+    }
+
+    /// The metrics of the connector's own.
+    pub fn series(&self) -> Series {
+        self.board.lock().series.clone()
     }
 
     /// Everything, for people.
@@ -197,6 +228,7 @@ struct Seen {
     /// The upstream was there and is gone.
     lost: bool,
     reconnects: u64,
+    series: Series,
 }
 
 impl Seen {
@@ -265,11 +297,11 @@ impl Counts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[derive(Debug, Default)]
-    struct HeldClock(AtomicU64);
+    pub(crate) struct HeldClock(AtomicU64);
 
     impl HeldClock {
         fn pass(&self, seconds: u64) {
@@ -287,14 +319,14 @@ mod tests {
         }
     }
 
-    const CAPABILITIES: Capabilities = Capabilities { acknowledges: false, replays: false, ordered: false };
+    const CAPABILITIES: Capabilities = Capabilities::NONE;
 
     fn board() -> (Arc<HeldClock>, HealthBoard) {
         let clock = Arc::new(HeldClock::default());
         (clock.clone(), HealthBoard::new(clock))
     }
 
-    fn status(board: &HealthBoard) -> SourceStatus {
+    pub(crate) fn status(board: &HealthBoard) -> SourceStatus {
         board.status(SourceName::parse("bus").unwrap(), "nats", CAPABILITIES)
     }
 

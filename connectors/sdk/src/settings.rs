@@ -63,6 +63,8 @@ pub struct Reader {
     prefix: String,
     object: Map<String, Value>,
     asked: BTreeSet<String>,
+    /// The asked-for keys below which any name may stand.
+    open: BTreeSet<String>,
     problems: Vec<Problem>,
 }
 
@@ -73,7 +75,13 @@ impl Reader {
     }
 
     fn at(prefix: String, settings: Value) -> Self {
-        let mut reader = Reader { prefix, object: Map::new(), asked: BTreeSet::new(), problems: Vec::new() };
+        let mut reader = Reader {
+            prefix,
+            object: Map::new(),
+            asked: BTreeSet::new(),
+            open: BTreeSet::new(),
+            problems: Vec::new(),
+        };
         match settings {
             Value::Object(object) => reader.object = object,
             other => reader.problems.push(Problem {
@@ -204,10 +212,53 @@ impl Reader {
         inner.refuse_unknown();
         // Read in any case, so that the settings there could be are known; what is not there has no problems.
         self.asked.extend(inner.asked.iter().map(|inside| format!("{key}.{inside}")));
+        self.open.extend(inner.open.iter().map(|inside| format!("{key}.{inside}")));
         there.then(|| {
             self.problems.append(&mut inner.problems);
             result
         })
+    }
+
+    /// A group in which each name is the user's own and each value a text.
+    pub fn entries(&mut self, key: &str) -> Vec<(String, String)> {
+        self.group(key)
+            .into_iter()
+            .filter_map(|(name, value)| match value {
+                Value::String(text) => Some((name, text)),
+                other => {
+                    let what = format!("there is {} where a text belongs", kind_of(&other));
+                    self.refuse(&format!("{key}.{name}"), what, "write a text");
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// A group in which each name is the user's own and each value a group of settings, such as a list of endpoints.
+    pub fn named<T>(&mut self, key: &str, mut read: impl FnMut(&str, &mut Reader) -> T) -> Vec<(String, T)> {
+        let mut all = Vec::new();
+        for (name, value) in self.group(key) {
+            let mut inner = Reader::at(format!("{}{key}.{name}.", self.prefix), value);
+            let one = read(&name, &mut inner);
+            inner.refuse_unknown();
+            self.problems.append(&mut inner.problems);
+            all.push((name, one));
+        }
+        all
+    }
+
+    /// The entries of a group whose names are the user's own.
+    fn group(&mut self, key: &str) -> Map<String, Value> {
+        self.open.insert(key.to_owned());
+        match self.take(key) {
+            None => Map::new(),
+            Some(Value::Object(entries)) => entries,
+            Some(other) => {
+                let what = format!("there is {} where a group belongs", kind_of(&other));
+                self.refuse(key, what, "write each name below it with its value");
+                Map::new()
+            }
+        }
     }
 
     /// Notes a problem of a setting.
@@ -231,6 +282,11 @@ impl Reader {
     /// Every setting asked for so far, as `tls.ca_file`: what a reference file must hold.
     pub fn known(&self) -> impl Iterator<Item = &str> {
         self.asked.iter().map(String::as_str)
+    }
+
+    /// The settings of [`Reader::known`] below which names are the user's own.
+    pub fn open(&self) -> impl Iterator<Item = &str> {
+        self.open.iter().map(String::as_str)
     }
 
     /// The settings, when nothing is wrong with them. `build` may answer `None` where something required is missing.
@@ -294,6 +350,14 @@ impl Setting for bool {
 
     fn read(value: &Value) -> Option<Self> {
         value.as_bool()
+    }
+}
+
+impl Setting for u64 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn read(value: &Value) -> Option<Self> {
+        value.as_u64()
     }
 }
 
@@ -429,6 +493,26 @@ mod tests {
         assert!(table.is_none());
         assert_eq!(at.known().collect::<Vec<_>>(), ["tls", "tls.ca_file"]);
         assert!(at.finish(|| Some(())).is_ok());
+    }
+
+    #[test]
+    fn groups_may_have_names_of_the_users_own() {
+        let mut at = Reader::new(json!({
+            "map": {"a": "b", "c": 7},
+            "endpoints": {"github": {"secret": "s"}, "gitlab": {"sekret": "t"}},
+            "none": [],
+        }));
+        let map = at.entries("map");
+        let endpoints = at.named("endpoints", |_, at| at.required::<String>("secret", "s3cret"));
+        let none = at.entries("none");
+        assert_eq!(map, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!(endpoints[0], ("github".to_owned(), Some("s".to_owned())));
+        assert!(none.is_empty());
+        assert_eq!(at.open().collect::<Vec<_>>(), ["endpoints", "map", "none"]);
+
+        let keys: Vec<String> =
+            at.finish(|| Some(())).unwrap_err().problems.into_iter().map(|problem| problem.key).collect();
+        assert_eq!(keys, ["map.c", "endpoints.gitlab.secret", "endpoints.gitlab.sekret", "none"]);
     }
 
     #[test]

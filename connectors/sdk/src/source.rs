@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use broker_model::source::Capabilities;
-use broker_model::{Clock, Demand, Event, EventSink, Receipt, Refusal, Retry};
+use broker_model::{Clock, Demand, Event, EventSink, Positions, Receipt, Refusal, Retry};
 
 use crate::health::Health;
 
@@ -37,6 +37,8 @@ pub struct SourceContext {
     pub events: Arc<dyn EventSink>,
     /// What functions ask for, for sources with `topics: from-functions`; changes while the source runs.
     pub demand: watch::Receiver<Demand>,
+    /// What was received of partitions, for sources whose messages have positions.
+    pub positions: Arc<dyn Positions>,
     /// Where it says how it does.
     pub health: Health,
     /// Told to stop. Nothing may be begun after it.

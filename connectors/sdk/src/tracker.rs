@@ -72,6 +72,11 @@ impl<T> Tracker<T> {
             && (self.messages == 0 || self.bytes.saturating_add(weight) <= self.limits.bytes.bytes())
     }
 
+    /// Its bounds.
+    pub fn limits(&self) -> WindowLimits {
+        self.limits
+    }
+
     /// How many messages are in flight.
     pub fn messages(&self) -> usize {
         self.messages

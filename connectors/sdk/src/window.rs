@@ -3,7 +3,7 @@
 //! One message at a time would run at the rate of single syncs; a window keeps many in flight and tells the source, as
 //! receipts come, which of them the upstream may forget.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
-use broker_model::intake::Quarantined;
+use broker_model::intake::{Lost, Quarantined};
 use broker_model::{Backoff, Event, EventSink, Jitter, Receipt, Refusal, Retry};
 
 use crate::health::Health;
@@ -54,12 +54,21 @@ pub enum Resolved<A> {
 pub struct AckWindow<A> {
     events: Arc<dyn EventSink>,
     health: Health,
-    tracker: Tracker<Resolved<A>>,
-    publishing: FuturesUnordered<BoxFuture<'static, (Ticket, Resolved<A>)>>,
-    resolved: VecDeque<Resolved<A>>,
+    tracker: Tracker<Settled<A>>,
+    publishing: FuturesUnordered<BoxFuture<'static, (Ticket, Settled<A>)>>,
+    resolved: VecDeque<Settled<A>>,
+    /// Each lane in use, with what ends it.
+    lanes: HashMap<u64, CancellationToken>,
     on_refusal: OnRefusal,
     refused_in_a_row: u32,
     closing: CancellationToken,
+}
+
+/// What a message came to, unless its lane was abandoned meanwhile.
+#[derive(Debug)]
+struct Settled<A> {
+    lane: CancellationToken,
+    resolved: Option<Resolved<A>>,
 }
 
 /// What to do with a refused message.
@@ -101,6 +110,7 @@ impl<A: Send + 'static> AckWindow<A> {
             tracker: Tracker::new(order, limits),
             publishing: FuturesUnordered::new(),
             resolved: VecDeque::new(),
+            lanes: HashMap::new(),
             on_refusal,
             refused_in_a_row: 0,
             closing: CancellationToken::new(),
@@ -110,6 +120,11 @@ impl<A: Send + 'static> AckWindow<A> {
     /// Whether a message of so many bytes may be published now. At `false`, stop reading from the upstream.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.tracker.has_room(bytes as u64)
+    }
+
+    /// How many more messages may be published now, whatever their size; for upstreams that are asked for so many.
+    pub fn room(&self) -> usize {
+        if self.has_room(0) { self.tracker.limits().messages.get() - self.in_flight() } else { 0 }
     }
 
     /// Messages in flight, those included that are settled and wait for others before them.
@@ -138,14 +153,31 @@ impl<A: Send + 'static> AckWindow<A> {
         self.begin(lane, weight, Message::Unreadable(message), token);
     }
 
+    /// Begins to record messages that the upstream discarded, in their place among the others of the lane.
+    pub fn lost_on(&mut self, lane: u64, range: Lost, token: A) {
+        self.begin(lane, 0, Message::Lost(range), token);
+    }
+
+    /// Lets go of everything in flight on a lane that is no longer ours (a partition given to another replica): what is
+    /// being published is dropped, and nothing of it resolves. Use another number for the lane when it comes back, because
+    /// what is on its way to being dropped may still be counted under the old one.
+    pub fn abandon(&mut self, lane: u64) {
+        if let Some(lane) = self.lanes.remove(&lane) {
+            lane.cancel();
+        }
+    }
+
     /// Waits for the next message to resolve; `None` when nothing is in flight. Safe to cancel.
     pub async fn next(&mut self) -> Option<Resolved<A>> {
         loop {
-            if let Some(resolved) = self.resolved.pop_front() {
-                return Some(self.counted(resolved));
+            while let Some(settled) = self.resolved.pop_front() {
+                match settled.resolved.filter(|_| !settled.lane.is_cancelled()) {
+                    Some(resolved) => return Some(self.counted(resolved)),
+                    None => self.health.refused(1),
+                }
             }
-            let (ticket, resolved) = self.publishing.next().await?;
-            self.resolved.extend(self.tracker.settle(ticket, resolved));
+            let (ticket, settled) = self.publishing.next().await?;
+            self.resolved.extend(self.tracker.settle(ticket, settled));
         }
     }
 
@@ -160,13 +192,20 @@ impl<A: Send + 'static> AckWindow<A> {
     }
 
     fn begin(&mut self, lane: u64, weight: usize, message: Message, token: A) {
-        self.health.received(1);
+        if !matches!(message, Message::Lost(_)) {
+            self.health.received(1);
+        }
+        let abandoned = self.lanes.entry(lane).or_default().clone();
         let ticket = self.tracker.begin(lane, weight as u64);
         let events = self.events.clone();
         let on_refusal = self.on_refusal;
         let closing = self.closing.clone();
         self.publishing.push(Box::pin(async move {
-            let outcome = offer(&*events, message, on_refusal, &closing).await;
+            let outcome = tokio::select! {
+                biased;
+                outcome = offer(&*events, message, on_refusal, &closing) => outcome,
+                () = abandoned.cancelled() => return (ticket, Settled { lane: abandoned, resolved: None }),
+            };
             let resolved = match outcome {
                 Ok(receipt) => Resolved::Taken { token, receipt },
                 Err(refusal) => match refusal.retry() {
@@ -175,7 +214,7 @@ impl<A: Send + 'static> AckWindow<A> {
                     Retry::After(after) => Resolved::GiveBack { token, after, refusal },
                 },
             };
-            (ticket, resolved)
+            (ticket, Settled { lane: abandoned, resolved: Some(resolved) })
         }));
     }
 
@@ -198,6 +237,7 @@ impl<A: Send + 'static> AckWindow<A> {
 enum Message {
     Event(Event),
     Unreadable(Quarantined),
+    Lost(Lost),
 }
 
 /// Offers a message until it is taken, will never be, or is to be given back.
@@ -213,6 +253,7 @@ async fn offer(
         let refusal = match &message {
             Message::Event(event) => events.publish(event.clone()).await,
             Message::Unreadable(message) => events.quarantine(message.clone()).await,
+            Message::Lost(range) => events.lost(range.clone()).await,
         };
         let refusal = match refusal {
             Ok(receipt) => return Ok(receipt),

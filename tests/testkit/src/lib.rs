@@ -5,6 +5,7 @@
 //! * [`mod@reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
 //!   for simulated hours;
 //! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen.
+//! * [`settings`]: a connector's reference of settings, held equal to its code;
 //! * [`servers`]: real upstreams on free ports of loopback.
 //!
 //! Nothing here is linked into the product.
@@ -13,4 +14,5 @@ pub mod contract;
 pub mod process;
 pub mod reference;
 pub mod servers;
+pub mod settings;
 pub mod time;

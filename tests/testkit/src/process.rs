@@ -326,14 +326,15 @@ impl Process {
     /// # Panics
     /// When nothing does within `limit`, or the process ends meanwhile.
     pub async fn listens(&mut self, at: SocketAddr, limit: Duration) {
-        let name = self.program.name.clone();
-        eventually(limit, &format!("{name} to listen at {at}"), async || {
+        // A loop of its own: what waits in an async closure is not seen to be `Send` by an async trait that awaits it.
+        let (name, began) = (self.program.name.clone(), Instant::now());
+        while let Err(error) = tokio::net::TcpStream::connect(at).await {
             if let Some(status) = self.has_ended() {
                 panic!("{name} ended ({status}) before it listened; it said\n{}", self.log.tail());
             }
-            tokio::net::TcpStream::connect(at).await
-        })
-        .await;
+            assert!(began.elapsed() < limit, "waited {limit:?} for {name} to listen at {at}; {error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Gives it up: ends it with whatever it started, asks nothing of its end, and hands out the last it said.

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use broker_model::event::DedupKey;
-use broker_model::{CallId, Event, Headers, Invocation, InvocationId, Timestamp};
+use broker_model::{CallId, CloudEvent, Event, Headers, Invocation, InvocationId, Timestamp};
 
 /// Carried by every callback, so that the management API can refuse to be called with one.
 pub const CALLBACK_MARK: &str = "evoke-callback";
@@ -89,12 +89,17 @@ pub(crate) fn stored_of_event(event: &Event, cloud_events: bool) -> Headers {
         }
     }
     // A message that is a CloudEvent already keeps its own attributes.
-    if cloud_events && own().all(|(name, _)| !name.starts_with("ce-")) {
+    let described = event.cloud_event.as_ref().filter(|_| cloud_events);
+    if let Some(CloudEvent { id, source, kind, subject }) = described
+        && own().all(|(name, _)| !name.starts_with("ce-"))
+    {
+        let text = |text: &Option<Box<str>>| text.as_deref().map(field_text);
+        let otherwise = || cloud_event_id(event.dedup.as_ref()).into();
         stored.append("ce-specversion", "1.0");
-        stored.append("ce-id", cloud_event_id(event.dedup.as_ref()));
-        stored.append("ce-source", format!("/evoke/{}", event.source));
-        stored.append("ce-type", "evoke.event");
-        stored.append("ce-subject", field_text(event.topic.as_str()));
+        stored.append("ce-id", text(id).unwrap_or_else(otherwise));
+        stored.append("ce-source", text(source).unwrap_or_else(|| format!("/evoke/{}", event.source).into()));
+        stored.append("ce-type", text(kind).unwrap_or_else(|| "evoke.event".into()));
+        stored.append("ce-subject", text(subject).unwrap_or_else(|| field_text(event.topic.as_str())));
         if let Some(time) = event.time.and_then(rfc3339) {
             stored.append("ce-time", time);
         }
@@ -344,6 +349,7 @@ mod tests {
             dedup: Some(DedupKey { scope: "bus".into(), key: Fingerprint(7), request: Fingerprint(0) }),
             position: None,
             fire: None,
+            cloud_event: Some(CloudEvent::default()),
         }
     }
 
@@ -363,12 +369,28 @@ mod tests {
     #[test]
     fn cloud_event_fields_are_left_out_when_switched_off_or_already_there() {
         assert!(stored_of_event(&event(), false).get("ce-id").is_none());
+        let undescribed = Event { cloud_event: None, ..event() };
+        assert!(stored_of_event(&undescribed, true).get("ce-id").is_none(), "its source leaves them out");
 
         let mut own = event();
         own.headers.append("ce-id", "theirs");
         let stored = stored_of_event(&own, true);
         assert_eq!(stored.text("ce-id"), Some("theirs"));
         assert!(stored.get("ce-source").is_none());
+    }
+
+    #[test]
+    fn a_connector_describes_its_events_in_its_own_words() {
+        let cloud_event = CloudEvent {
+            id: Some("17".into()),
+            source: Some("urn:bucket".into()),
+            kind: Some("s3.ObjectCreated".into()),
+            subject: Some("a\nb".into()),
+        };
+        let stored = stored_of_event(&Event { cloud_event: Some(cloud_event), ..event() }, true);
+
+        let said = ["ce-id", "ce-source", "ce-type", "ce-subject"].map(|name| stored.text(name).unwrap());
+        assert_eq!(said, ["17", "urn:bucket", "s3.ObjectCreated", "a%0Ab"]);
     }
 
     #[test]

@@ -159,6 +159,7 @@ pub(crate) fn event(topic: &str) -> Event {
         dedup: None,
         position: None,
         fire: None,
+        cloud_event: Some(broker_model::CloudEvent::default()),
     }
 }
 

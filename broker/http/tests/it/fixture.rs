@@ -263,7 +263,7 @@ impl Sources for OneSource {
         vec![SourceStatus {
             name: SourceName::parse("bus").expect("a name"),
             kind: "nats",
-            capabilities: Capabilities { acknowledges: false, replays: false, ordered: false },
+            capabilities: Capabilities::NONE,
             state: SourceState::Connected,
             since: Timestamp::from_millis(1_700_000_000_000),
             subscriptions: vec!["orders.created".into()],

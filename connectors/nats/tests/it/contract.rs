@@ -21,7 +21,7 @@ impl Upstream for NatsUpstream {
     async fn start() -> Self {
         let server = NatsServer::start().await;
         let relay = Relay::to(server.address()).await;
-        let publisher = publisher(&server).await;
+        let publisher = publisher(server.url()).await;
         NatsUpstream { server: Mutex::new(server), relay, publisher }
     }
 
@@ -30,7 +30,7 @@ impl Upstream for NatsUpstream {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { acknowledges: false, replays: false, ordered: false }
+        Capabilities { shares: true, ..Capabilities::NONE }
     }
 
     fn settings(&self, topics: Option<&[String]>, in_flight: usize) -> Value {

@@ -6,11 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use connectors_nats::Nats;
 use connectors_sdk::{
-    Capabilities, Connector, Demand, Event, EventSink, HealthBoard, Quarantined, Receipt, Refusal,
-    SourceContext, SourceError, SourceName, SourceState, SourceStatus,
+    Capabilities, Connector, Demand, Event, EventSink, HealthBoard, Lost, NoPositions, Quarantined, Receipt,
+    Refusal, SourceContext, SourceError, SourceName, SourceState, SourceStatus,
 };
 use serde_json::Value;
-use testkit::servers::NatsServer;
 use testkit::time::{TestClock, eventually};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that publishes, and goes on over any outage.
-pub(crate) async fn publisher(server: &NatsServer) -> async_nats::Client {
+pub(crate) async fn publisher(url: String) -> async_nats::Client {
     let options = async_nats::ConnectOptions::new().name("publisher").reconnect_delay_callback(|_| {
         // Tests wait for it.
         Duration::from_millis(10)
     });
-    options.connect(server.url()).await.unwrap()
+    options.connect(url).await.unwrap()
 }
 
 /// Takes everything.
@@ -39,6 +38,10 @@ impl EventSink for Taken {
     }
 
     async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
+        Ok(Receipt::default())
+    }
+
+    async fn lost(&self, _range: Lost) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
 }
@@ -64,6 +67,7 @@ impl Rig {
         let ctx = SourceContext {
             events: taken.clone(),
             demand: demand.subscribe(),
+            positions: Arc::new(NoPositions),
             health: board.health(),
             shutdown: stop.clone(),
             clock,
@@ -84,7 +88,7 @@ impl Rig {
     }
 
     pub(crate) fn status(&self) -> SourceStatus {
-        let capabilities = Capabilities { acknowledges: false, replays: false, ordered: false };
+        let capabilities = Capabilities { shares: true, ..Capabilities::NONE };
         self.board.status(SourceName::parse("bus").unwrap(), "nats", capabilities)
     }
 

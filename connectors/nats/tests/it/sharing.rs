@@ -20,7 +20,7 @@ fn bodies(events: &[connectors_sdk::Event]) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn a_subject_met_by_several_subscriptions_on_two_replicas_comes_once() {
     let server = NatsServer::start().await;
-    let publisher = publisher(&server).await;
+    let publisher = publisher(server.url()).await;
     let one =
         Rig::connected(json!({"url": server.url(), "topics": ["*.created", "orders.>", "orders.created"]}))
             .await;
@@ -50,7 +50,7 @@ async fn a_subject_met_by_several_subscriptions_on_two_replicas_comes_once() {
 #[tokio::test]
 async fn a_connector_of_openfaas_beside_us_shares_the_messages() {
     let server = NatsServer::start().await;
-    let publisher = publisher(&server).await;
+    let publisher = publisher(server.url()).await;
     let old = async_nats::ConnectOptions::new().name(CLIENT).connect(server.url()).await.unwrap();
     let mut of_old = old.queue_subscribe("orders.>", GROUP.to_owned()).await.unwrap();
     let ours = Rig::connected(json!({"url": server.url(), "topics": ["orders.created"]})).await;
@@ -77,7 +77,7 @@ async fn a_connector_of_openfaas_beside_us_shares_the_messages() {
 #[tokio::test]
 async fn an_exact_topic_with_a_wildcard_in_it_is_not_sent_as_one() {
     let server = NatsServer::start().await;
-    let publisher = publisher(&server).await;
+    let publisher = publisher(server.url()).await;
     let rig = Rig::connected(json!({"url": server.url()})).await;
     let exact = |text: &str| TopicPattern::exact(&Topic::parse(text).unwrap());
     let patterns =
@@ -112,7 +112,7 @@ async fn the_name_and_the_group_are_settings() {
 #[tokio::test]
 async fn a_message_without_a_type_gets_the_configured_one() {
     let server = NatsServer::start().await;
-    let publisher = publisher(&server).await;
+    let publisher = publisher(server.url()).await;
     let settings = json!({"url": server.url(), "topics": ["a"], "content_type": "application/json"});
     let rig = Rig::connected(settings).await;
     server.subscribed(CLIENT, &["a"]).await;

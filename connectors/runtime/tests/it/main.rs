@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use connectors_runtime::{Changes, Configured, Ports, Restarts, SourcesRuntime};
 use connectors_sdk::{
     Capabilities, Connector, Demand, Event, EventSink, FunctionName, Headers, InvocationId, InvocationQueue,
-    Quarantined, Reader, Receipt, Refusal, SettingsError, Source, SourceContext, SourceError, SourceName,
-    SourceState, SourceStatus, Sources, Topic, Wildcards,
+    Lost, NoPositions, Quarantined, Reader, Receipt, Refusal, SettingsError, Source, SourceContext,
+    SourceError, SourceName, SourceState, SourceStatus, Sources, Topic, Wildcards,
 };
 use serde_json::{Value, json};
 use testkit::reference::{Bounds, ReferenceStore};
@@ -75,7 +75,7 @@ struct ScriptedSource(Arc<Script>, Arc<AtomicU32>);
 #[async_trait]
 impl Source for ScriptedSource {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { acknowledges: false, replays: false, ordered: false }
+        Capabilities::NONE
     }
 
     async fn run(self: Box<Self>, ctx: SourceContext) -> Result<(), SourceError> {
@@ -113,6 +113,10 @@ impl EventSink for TopicSink {
     async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
+
+    async fn lost(&self, _range: Lost) -> Result<Receipt, Refusal> {
+        Ok(Receipt::default())
+    }
 }
 
 struct World {
@@ -134,6 +138,7 @@ impl World {
         let (demand, demand_seen) = watch::channel(Demand::default());
         let runtime = SourcesRuntime::new(Ports {
             events: Arc::new(TopicSink),
+            positions: Arc::new(NoPositions),
             queue: Arc::new(store.clone()),
             demand: demand_seen,
             loaded: loaded_seen,
@@ -168,7 +173,7 @@ fn configured(wanted: &[(&str, &'static Scripted, Value)]) -> BTreeMap<SourceNam
     wanted
         .iter()
         .map(|(source, connector, settings)| {
-            (name(source), Configured { connector: *connector, settings: settings.clone() })
+            (name(source), Configured { connector: *connector, settings: settings.clone(), paused: false })
         })
         .collect()
 }
@@ -184,6 +189,7 @@ fn event(topic: &str) -> Event {
         dedup: None,
         position: None,
         fire: None,
+        cloud_event: None,
     }
 }
 
@@ -375,6 +381,37 @@ async fn a_new_configuration_touches_only_what_differs() {
     assert_eq!(world.runtime.list().len(), 3);
     let grammars = ["added", "removed"].map(|source| world.runtime.wildcards(&name(source)));
     assert_eq!(grammars, [Some(Wildcards::Glob), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_the_configuration_holds_is_held_until_neither_it_nor_an_operator_does() {
+    let world = World::new();
+    let connector = Scripted::new(|ctx, _| well_behaved(ctx));
+    let other = Scripted::new(|ctx, _| well_behaved(ctx));
+    let apply = async |held: bool| {
+        let mut wanted = configured(&[("bus", connector, json!({})), ("other", other, json!({}))]);
+        wanted.get_mut(&name("bus")).unwrap().paused = held;
+        world.runtime.apply(wanted).await.unwrap()
+    };
+    apply(true).await;
+    world.until("bus", SourceState::Paused).await;
+    world.until("other", SourceState::Connected).await;
+
+    assert_eq!(apply(false).await, Changes { paused: vec![name("bus")], ..Changes::default() });
+    world.until("bus", SourceState::Connected).await;
+
+    apply(true).await;
+    world.until("bus", SourceState::Paused).await;
+    assert!(world.runtime.pause(&name("bus")).await.unwrap());
+    assert!(world.runtime.resume(&name("bus")).await.unwrap());
+    assert_eq!(world.status("bus").state, SourceState::Paused, "the configuration holds it still");
+    assert!(world.runtime.pause(&name("bus")).await.unwrap());
+    apply(false).await;
+    tokio::task::yield_now().await;
+    assert_eq!(world.status("bus").state, SourceState::Paused, "the operator holds it still");
+    assert!(world.runtime.resume(&name("bus")).await.unwrap());
+    world.until("bus", SourceState::Connected).await;
+    assert_eq!((connector.runs(), other.runs()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]

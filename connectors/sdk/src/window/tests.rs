@@ -33,6 +33,7 @@ struct ScriptedSink {
     script: Box<Script>,
     gate: Semaphore,
     calls: Mutex<Vec<Bytes>>,
+    lost: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -50,6 +51,11 @@ impl EventSink for ScriptedSink {
     async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
+
+    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+        self.lost.lock().unwrap().push(range.what.into());
+        Ok(Receipt::default())
+    }
 }
 
 struct Bench {
@@ -64,12 +70,14 @@ impl Bench {
             script: Box::new(script),
             gate: Semaphore::new(1_000_000),
             calls: Mutex::default(),
+            lost: Mutex::default(),
         });
         let clock = Arc::new(NoTime);
         let board = HealthBoard::new(clock.clone());
         let ctx = SourceContext {
             events: sink.clone(),
             demand: watch::channel(Demand::default()).1,
+            positions: Arc::new(crate::NoPositions),
             health: board.health(),
             shutdown: CancellationToken::new(),
             clock,
@@ -78,7 +86,7 @@ impl Bench {
     }
 
     fn counts(&self) -> SourceCounts {
-        let capabilities = Capabilities { acknowledges: true, replays: true, ordered: false };
+        let capabilities = Capabilities { acknowledges: true, replays: true, ..Capabilities::NONE };
         self.board.status(SourceName::parse("bus").unwrap(), "test", capabilities).counts
     }
 }
@@ -94,6 +102,7 @@ fn event(body: &str) -> Event {
         dedup: None,
         position: None,
         fire: None,
+        cloud_event: None,
     }
 }
 
@@ -228,4 +237,51 @@ async fn giving_up_the_wait_for_a_receipt_loses_nothing() {
     bench.sink.gate.add_permits(1);
 
     assert_eq!(taken(&mut window).await, 1);
+}
+
+fn gone(what: &str) -> Lost {
+    Lost {
+        source: SourceName::parse("bus").unwrap(),
+        topic: None,
+        messages: Some(7),
+        what: what.into(),
+        dedup: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_lane_resolves_nothing_and_frees_its_room() {
+    // The first on lane 1 is refused for ever, and so held; what is behind it waits for it.
+    let bench = Bench::new(|event, _| match &event.body[..] {
+        b"refused" => Err(Refusal::NoFunctionList),
+        _ => Ok(Receipt::default()),
+    });
+    let mut window = AckWindow::ordered(&bench.ctx, limits(3));
+    window.publish_on(1, event("refused"), 1);
+    window.publish_on(1, event("behind"), 2);
+    window.publish_on(2, event("other"), 3);
+    assert_eq!((window.room(), window.has_room(0)), (0, false));
+    assert_eq!(taken(&mut window).await, 3);
+
+    window.abandon(1);
+    assert!(window.next().await.is_none(), "nothing of it resolves");
+    assert_eq!((window.in_flight(), window.room()), (0, 3));
+    let counts = bench.counts();
+    assert_eq!((counts.received, counts.refused), (3, 2), "what was let go is accounted for");
+
+    window.publish_on(4, event("again"), 4);
+    assert_eq!(taken(&mut window).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_range_takes_its_place_among_the_others_and_is_no_message() {
+    let bench = Bench::new(|_, _| Ok(Receipt::default()));
+    let mut window = AckWindow::ordered(&bench.ctx, limits(3));
+    window.lost_on(1, gone("offsets 3 to 9"), 9);
+    window.publish_on(1, event("10"), 10);
+
+    assert_eq!(taken(&mut window).await, 9);
+    assert_eq!(taken(&mut window).await, 10);
+    assert_eq!(bench.counts().received, 1);
+    assert_eq!(*bench.sink.lost.lock().unwrap(), ["offsets 3 to 9"]);
 }

@@ -43,6 +43,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// source holds others, at most as many more.
     fn settings(&self, topics: Option<&[String]>, in_flight: usize) -> Value;
 
+    /// The settings of a second replica: the same, but for what must differ (a client id).
+    fn settings_of_replica(&self, settings: Value) -> Value {
+        settings
+    }
+
     /// A topic of this upstream, made if need be; different for different numbers.
     async fn topic(&self, n: usize) -> String;
 
@@ -72,6 +77,11 @@ pub trait Upstream: Send + Sync + 'static {
     async fn publish_unreadable(&self, topic: &str) -> bool;
 }
 
+/// How much a case does: `short` in CI, `long` where `EVOKE_SOAK` is set.
+pub fn scale(short: u32, long: u32) -> u32 {
+    if std::env::var_os("EVOKE_SOAK").is_some() { long } else { short }
+}
+
 /// Makes one test of each case of the contract for an [`Upstream`].
 #[macro_export]
 macro_rules! source_contract {
@@ -90,6 +100,12 @@ macro_rules! source_contract {
             hands_over_what_it_holds_when_it_stops
             leaves_its_upstream_while_it_is_held
             keeps_what_it_cannot_read
+            survives_thousands_of_malformed_messages
+            waits_for_a_slow_broker
+            repeats_nothing_already_received
+            stops_while_everything_is_refused
+            is_given_again_what_it_held_when_it_was_cut_off
+            shares_the_work_between_replicas
         }
     };
     ($upstream:ty: $($case:ident)*) => {

@@ -1,20 +1,23 @@
 //! A source on a bench: its upstream, a sink that does as it is told, and whoever starts it again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use broker_model::intake::Quarantined;
+use broker_model::intake::{Lost, Quarantined};
 use broker_model::names::FunctionName;
 use broker_model::{
-    Demand, Event, EventSink, InvocationId, Receipt, Refusal, SourceName, Topic, TopicPattern,
+    Demand, Event, EventSink, Fingerprint, InvocationId, Position, Positions, Receipt, Refusal, SourceName,
+    Topic, TopicPattern,
 };
 use bytes::Bytes;
-use connectors_sdk::{HealthBoard, SourceContext, SourceError, SourceState, SourceStatus, describe};
+use connectors_sdk::{
+    HealthBoard, NoPositions, SourceContext, SourceError, SourceState, SourceStatus, describe,
+};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Sent, Upstream};
 use crate::time::{TestClock, eventually};
@@ -28,14 +31,34 @@ pub(super) enum Mode {
     Accept,
     /// Refuses each message this often before it takes it.
     RefuseFirst(u32),
+    /// Refuses everything.
+    Refuse,
+    /// Takes each message after this long.
+    Slow(Duration),
     /// Answers nobody until the mode changes.
     Hang,
+    /// Takes what it is offered, and tells nobody until the mode changes.
+    TakeAndHang,
+}
+
+/// What a redelivery has in common with the first time.
+#[derive(PartialEq, Eq, Hash)]
+enum Identity {
+    Key(Fingerprint),
+    Position(Position),
+}
+
+impl Identity {
+    fn of(event: &Event) -> Option<Self> {
+        let key = event.dedup.as_ref().map(|dedup| Identity::Key(dedup.key));
+        event.position.clone().map(Identity::Position).or(key)
+    }
 }
 
 /// The broker's door, as a test wants it.
 pub(super) struct Sink {
     mode: watch::Sender<Mode>,
-    seen: Mutex<Seen>,
+    seen: Arc<Mutex<Seen>>,
     board: HealthBoard,
 }
 
@@ -43,7 +66,11 @@ pub(super) struct Sink {
 pub(super) struct Seen {
     pub(super) accepted: Vec<Event>,
     pub(super) quarantined: Vec<Quarantined>,
+    pub(super) lost: Vec<Lost>,
     offers: HashMap<Bytes, u32>,
+    known: HashSet<Identity>,
+    /// Messages recognised as received before.
+    pub(super) repeated: usize,
     /// Messages that wait for an answer, and their bytes, now and at most.
     pub(super) inside: usize,
     inside_bytes: usize,
@@ -77,9 +104,41 @@ impl Sink {
     }
 
     async fn unless_hanging(&self) -> Mode {
+        self.no_longer(Mode::Hang).await
+    }
+
+    async fn no_longer(&self, hanging: Mode) -> Mode {
         let mut mode = self.mode.subscribe();
         // The sender lives as long as the sink.
-        mode.wait_for(|mode| *mode != Mode::Hang).await.map_or(Mode::Accept, |mode| *mode)
+        mode.wait_for(|mode| *mode != hanging).await.map_or(Mode::Accept, |mode| *mode)
+    }
+
+    /// How often messages were offered.
+    pub(super) fn offered(&self) -> u32 {
+        self.seen().offers.values().sum()
+    }
+
+    /// Takes an event, or does not.
+    fn take(&self, event: Event, mode: Mode) -> Result<Receipt, Refusal> {
+        let mut seen = self.seen();
+        let offers = seen.offers.entry(event.body.clone()).or_default();
+        *offers += 1;
+        match mode {
+            Mode::RefuseFirst(refusals) if *offers <= refusals => return Err(Refusal::NoFunctionList),
+            Mode::Refuse => return Err(Refusal::NoFunctionList),
+            _ => {}
+        }
+        let function = FunctionName::parse("f", "fn").expect("a function's name");
+        let id = InvocationId::from_u128(seen.accepted.len() as u128);
+        let duplicate = Identity::of(&event).is_some_and(|identity| !seen.known.insert(identity));
+        let receipt = Receipt { invocations: vec![(function, id)], duplicate };
+        self.board.answered(&event.topic, &receipt);
+        if duplicate {
+            seen.repeated += 1;
+        } else {
+            seen.accepted.push(event);
+        }
+        Ok(receipt)
     }
 }
 
@@ -88,20 +147,14 @@ impl EventSink for Sink {
     async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
         let _inside = self.enter(event.body.len());
         let mode = self.unless_hanging().await;
-        let mut seen = self.seen();
-        let offers = seen.offers.entry(event.body.clone()).or_default();
-        *offers += 1;
-        if let Mode::RefuseFirst(refusals) = mode
-            && *offers <= refusals
-        {
-            return Err(Refusal::NoFunctionList);
+        if let Mode::Slow(time) = mode {
+            tokio::time::sleep(time).await;
         }
-        let function = FunctionName::parse("f", "fn").expect("a function's name");
-        let id = InvocationId::from_u128(seen.accepted.len() as u128);
-        let receipt = Receipt { invocations: vec![(function, id)], duplicate: false };
-        self.board.answered(&event.topic, &receipt);
-        seen.accepted.push(event);
-        Ok(receipt)
+        let taken = self.take(event, mode);
+        if mode == Mode::TakeAndHang {
+            self.no_longer(mode).await;
+        }
+        taken
     }
 
     async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
@@ -110,6 +163,14 @@ impl EventSink for Sink {
         let receipt = Receipt::default();
         self.board.quarantined(&receipt);
         self.seen().quarantined.push(message);
+        Ok(receipt)
+    }
+
+    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+        self.unless_hanging().await;
+        let receipt = Receipt::default();
+        self.board.lost(range.messages, &receipt);
+        self.seen().lost.push(range);
         Ok(receipt)
     }
 }
@@ -123,14 +184,30 @@ pub(super) struct Bench<U> {
     board: HealthBoard,
     clock: Arc<TestClock>,
     demand: watch::Sender<Demand>,
+    positions: Arc<dyn Positions>,
     settings: serde_json::Value,
     run: Option<Run>,
+    /// It was cut off at some time: what it held then is in no count.
+    was_cut_off: bool,
     probes: u32,
 }
 
 struct Run {
     stop: CancellationToken,
-    task: JoinHandle<Outcome>,
+    task: AbortOnDropHandle<Outcome>,
+}
+
+/// A second source at the same upstream.
+pub(super) struct Replica {
+    run: Run,
+}
+
+impl Replica {
+    pub(super) async fn stopped(self) {
+        self.run.stop.cancel();
+        let stopped = tokio::time::timeout(PATIENCE, self.run.task).await;
+        stopped.expect("the replica stops when it is told to").expect("the replica does not panic");
+    }
 }
 
 /// What the bench saw of one or more runs.
@@ -166,7 +243,7 @@ impl<U: Upstream> Bench<U> {
         let board = HealthBoard::new(clock.clone());
         let sink = Arc::new(Sink {
             mode: watch::channel(Mode::Accept).0,
-            seen: Mutex::default(),
+            seen: Arc::default(),
             board: board.clone(),
         });
         Bench {
@@ -177,19 +254,37 @@ impl<U: Upstream> Bench<U> {
             board,
             clock,
             demand: watch::channel(Demand::default()).0,
+            positions: Arc::new(NoPositions),
             settings,
             run: None,
+            was_cut_off: false,
             probes: 0,
         }
     }
 
     pub(super) fn start(&mut self) {
+        self.run = Some(self.spawn(self.sink.clone(), self.settings.clone()));
+    }
+
+    /// Starts a second source of the same settings beside the first, as another replica has it, and stops it at its end.
+    pub(super) async fn replica(&self) -> Replica {
+        let board = HealthBoard::new(self.clock.clone());
+        let sink = Sink { mode: self.sink.mode.clone(), seen: self.sink.seen.clone(), board: board.clone() };
+        let settings = self.upstream.settings_of_replica(self.settings.clone());
+        let run = self.spawn(Arc::new(sink), settings);
+        eventually(PATIENCE, "the replica to be connected", async || board.state() == SourceState::Connected)
+            .await;
+        Replica { run }
+    }
+
+    fn spawn(&self, sink: Arc<Sink>, settings: serde_json::Value) -> Run {
         let connector = self.upstream.connector();
-        let (name, settings, board) = (self.name.clone(), self.settings.clone(), self.board.clone());
+        let (name, board) = (self.name.clone(), sink.board.clone());
         let stop = CancellationToken::new();
         let ctx = SourceContext {
-            events: self.sink.clone(),
+            events: sink,
             demand: self.demand.subscribe(),
+            positions: self.positions.clone(),
             health: board.health(),
             shutdown: stop.clone(),
             clock: self.clock.clone(),
@@ -217,7 +312,17 @@ impl<U: Upstream> Bench<U> {
                 }
             }
         });
-        self.run = Some(Run { stop, task });
+        Run { stop, task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Cuts the source off in the middle of whatever it does, as the runtime does after the grace and a kill at any time.
+    pub(super) async fn cut_off(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.was_cut_off = true;
+            run.task.abort();
+            let _ = run.task.await;
+        }
+        self.board.enter(SourceState::Paused);
     }
 
     /// Tells the source to stop; [`Bench::stopped`] waits for it.
@@ -229,8 +334,15 @@ impl<U: Upstream> Bench<U> {
 
     /// Waits until the source has stopped as it should, and checks what it counted.
     pub(super) async fn stopped(&mut self) {
+        if self.stopped_whatever_it_lost().await && self.upstream.capabilities().replays {
+            assert_eq!(self.status().counts.dropped, 0, "a protocol that replays loses nothing");
+        }
+    }
+
+    /// The same where losses are to be expected. Whether it was running.
+    pub(super) async fn stopped_whatever_it_lost(&mut self) -> bool {
         self.tell_to_stop();
-        let Some(run) = self.run.take() else { return };
+        let Some(run) = self.run.take() else { return false };
         let outcome = tokio::time::timeout(PATIENCE, run.task)
             .await
             .expect("the source stops when it is told to")
@@ -239,22 +351,20 @@ impl<U: Upstream> Bench<U> {
         let taken = counts.accepted + counts.unmatched + counts.duplicate + counts.quarantined;
         assert!(taken + counts.refused <= counts.received, "more came out than in: {counts:?}");
         // A run that ended in an error may have let go of what it held, for the upstream to offer again.
-        if outcome.errors.is_empty() {
+        if outcome.errors.is_empty() && !self.was_cut_off {
             assert!(
                 counts.received <= taken + counts.refused + counts.dropped,
                 "some is unaccounted for: {counts:?}"
             );
         }
-        let capabilities = self.upstream.capabilities();
-        if capabilities.replays {
-            assert_eq!(counts.dropped, 0, "a protocol that replays loses nothing");
-        } else {
+        if !self.upstream.capabilities().replays {
             let bodies: Vec<Bytes> =
                 self.sink.seen().accepted.iter().map(|event| event.body.clone()).collect();
             let distinct: BTreeSet<&Bytes> = bodies.iter().collect();
             assert_eq!(distinct.len(), bodies.len(), "a protocol that does not replay brings nothing twice");
         }
         self.board.enter(SourceState::Paused);
+        true
     }
 
     pub(super) fn status(&self) -> SourceStatus {
@@ -295,6 +405,13 @@ impl<U: Upstream> Bench<U> {
     /// The numbers that were accepted so far.
     pub(super) fn accepted(&self) -> BTreeSet<u32> {
         self.sink.seen().accepted.iter().filter_map(|event| number_of(&event.body)).collect()
+    }
+
+    /// Whether each number was accepted no more than once.
+    pub(super) fn nothing_twice(&self) -> bool {
+        let seen = self.sink.seen();
+        let numbers: Vec<u32> = seen.accepted.iter().filter_map(|event| number_of(&event.body)).collect();
+        numbers.iter().collect::<BTreeSet<_>>().len() == numbers.len()
     }
 
     /// Waits until at least all these numbers are accepted.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::bench::{Bench, Mode, PATIENCE, numbered};
-use super::{Sent, Upstream};
+use super::{Sent, Upstream, scale};
 use crate::time::eventually;
 
 /// Whatever is published arrives as it is: any bytes, none at all, many; with its topic, its source and its headers.
@@ -311,6 +311,130 @@ pub async fn keeps_what_it_cannot_read<U: Upstream>() {
             .await;
         }
     }
+    bench.stopped().await;
+}
+
+/// However many messages cannot be read, each is kept and none holds up what follows.
+pub async fn survives_thousands_of_malformed_messages<U: Upstream>() {
+    let mut bench = Bench::<U>::listening(1, 1024).await;
+    let topic = bench.topics[0].clone();
+    if !bench.upstream.capabilities().decodes {
+        return bench.stopped().await;
+    }
+    let malformed = scale(1_000, 10_000);
+    for n in 0..malformed {
+        assert!(bench.upstream.publish_unreadable(&topic).await, "what decodes can be given the malformed");
+        if n % 100 == 0 {
+            bench.publish([n]).await;
+        }
+    }
+    bench.has_accepted((0..malformed).step_by(100)).await;
+    let quarantined = async || bench.sink.seen().quarantined.len() >= malformed as usize;
+    eventually(PATIENCE, "the dead letters", quarantined).await;
+
+    let restarts = bench.status().disconnected.len();
+    assert_eq!(restarts, 1, "no message ended the connection: only the start was without one");
+    bench.stopped().await;
+}
+
+/// A broker that takes its time costs nothing but time.
+pub async fn waits_for_a_slow_broker<U: Upstream>() {
+    const MESSAGES: u32 = 200;
+    let mut bench = Bench::<U>::listening(1, 256).await;
+    bench.mode(Mode::Slow(Duration::from_millis(100)));
+
+    bench.publish(0..MESSAGES).await;
+    bench.has_accepted(0..MESSAGES).await;
+
+    assert!(bench.nothing_twice());
+    bench.stopped().await;
+}
+
+/// What was received, and could not be acknowledged any more, comes again with the same identity: it is recognised.
+pub async fn repeats_nothing_already_received<U: Upstream>() {
+    const MESSAGES: u32 = 40;
+    let mut bench = Bench::<U>::listening(1, 1024).await;
+    if !bench.upstream.capabilities().replays {
+        return bench.stopped().await;
+    }
+    bench.mode(Mode::TakeAndHang);
+    bench.publish(0..MESSAGES).await;
+    bench.has_accepted(0..MESSAGES).await;
+
+    bench.cut_off().await;
+    bench.mode(Mode::Accept);
+    bench.start();
+    bench.is_listening().await;
+    bench.publish(MESSAGES..MESSAGES + 10).await;
+    bench.has_accepted(0..MESSAGES + 10).await;
+    eventually(PATIENCE, "the redeliveries", async || {
+        let repeated = bench.sink.seen().repeated;
+        if repeated >= MESSAGES as usize { Ok(()) } else { Err(format!("{repeated} recognised")) }
+    })
+    .await;
+
+    assert!(bench.nothing_twice(), "a redelivery has another identity than the first time");
+    bench.stopped().await;
+}
+
+/// Told to stop while the broker takes nothing, a source gives back what it holds, and does not wait for better times.
+pub async fn stops_while_everything_is_refused<U: Upstream>() {
+    let mut bench = Bench::<U>::listening(1, 64).await;
+    bench.mode(Mode::Refuse);
+    bench.publish(0..40).await;
+    eventually(PATIENCE, "offers", async || bench.sink.offered() > 0).await;
+    bench.stopped_whatever_it_lost().await;
+
+    bench.mode(Mode::Accept);
+    if bench.upstream.capabilities().replays {
+        bench.start();
+        bench.is_listening().await;
+        bench.has_accepted(0..40).await;
+        bench.stopped().await;
+    } else {
+        assert_eq!(bench.status().counts.dropped, 40, "what nobody can give again is counted");
+    }
+}
+
+/// Cut off in the middle, a source has acknowledged nothing it did not hand over: everything comes again.
+pub async fn is_given_again_what_it_held_when_it_was_cut_off<U: Upstream>() {
+    let mut bench = Bench::<U>::listening(1, 64).await;
+    bench.mode(Mode::Hang);
+    bench.publish(0..40).await;
+    bench.holds(40).await;
+    bench.cut_off().await;
+
+    bench.mode(Mode::Accept);
+    bench.start();
+    bench.is_listening().await;
+    if bench.upstream.capabilities().replays {
+        bench.has_accepted(0..40).await;
+    }
+    assert!(bench.nothing_twice());
+    bench.stopped_whatever_it_lost().await;
+}
+
+/// Two replicas get each message once between them.
+pub async fn shares_the_work_between_replicas<U: Upstream>() {
+    const MESSAGES: u32 = 400;
+    let mut bench = Bench::<U>::listening(1, 64).await;
+    if !bench.upstream.capabilities().shares {
+        return bench.stopped().await;
+    }
+    let replica = bench.replica().await;
+    bench.mode(Mode::Slow(Duration::from_millis(2)));
+    for first in (0..MESSAGES).step_by(20) {
+        // No more at once than a window holds, for upstreams that cannot wait.
+        bench.publish(first..first + 20).await;
+        bench.has_accepted(0..first + 20).await;
+    }
+    assert!(bench.nothing_twice(), "both replicas got the same message");
+
+    // What the one leaves, the other takes.
+    replica.stopped().await;
+    bench.publish(MESSAGES..MESSAGES + 20).await;
+    bench.has_accepted(0..MESSAGES + 20).await;
+    assert!(bench.nothing_twice(), "what one replica had was given to the other");
     bench.stopped().await;
 }
 

@@ -1,16 +1,17 @@
 //! An upstream in memory that acknowledges and offers again: the contract proves itself on it, and must catch it lying.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_model::intake::Quarantined;
-use broker_model::{Event, Headers, SourceName, Topic, Wildcards};
+use broker_model::{DedupKey, Event, Headers, SourceName, Topic, Wildcards};
 use bytes::Bytes;
 use connectors_sdk::{
     AckWindow, Capabilities, Connector, Reader, Resolved, SettingsError, Source, SourceContext, SourceError,
-    Topics, WindowLimits,
+    Topics, WindowLimits, dedup_key,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -33,6 +34,14 @@ enum Lie {
     IsDeaf,
     /// Passes bodies on without their last byte.
     CutsBodies,
+    /// Gives each delivery an identity of its own.
+    NamesDeliveries,
+    /// Waits for better times when it is told to stop.
+    WaitsAtStop,
+    /// Gives what it reads to the other replica, too.
+    Doubles,
+    /// Ends at a message it cannot read.
+    EndsAtTheUnreadable,
 }
 
 /// A queue of messages, each kept until it is acknowledged.
@@ -48,8 +57,10 @@ struct State {
     /// Grows with each connection that is broken.
     cuts: u64,
     waiting: VecDeque<Sent>,
-    listening: BTreeSet<String>,
+    /// What each source listens to.
+    listening: BTreeMap<u64, BTreeSet<String>>,
     acknowledged: u64,
+    doubled: BTreeSet<Bytes>,
 }
 
 const UNREADABLE: &[u8] = b"\xffunreadable";
@@ -113,7 +124,10 @@ fn brokers() -> MutexGuard<'static, Brokers> {
     BROKERS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const CAPABILITIES: Capabilities = Capabilities { acknowledges: true, replays: true, ordered: false };
+static SOURCES: AtomicU64 = AtomicU64::new(0);
+
+const CAPABILITIES: Capabilities =
+    Capabilities { acknowledges: true, replays: true, ordered: false, decodes: true, shares: true };
 
 impl Connector for MemoryConnector {
     fn kind(&self) -> &'static str {
@@ -132,12 +146,14 @@ impl Connector for MemoryConnector {
         let name = name.clone();
         at.finish(|| {
             let (broker, lie) = brokers().get(&(number?.get() as u64))?.clone();
-            Some(Box::new(MemorySource { name, broker, lie, topics, limits }) as Box<dyn Source>)
+            let id = SOURCES.fetch_add(1, Ordering::Relaxed);
+            Some(Box::new(MemorySource { id, name, broker, lie, topics, limits }) as Box<dyn Source>)
         })
     }
 }
 
 struct MemorySource {
+    id: u64,
     name: SourceName,
     broker: Arc<Broker>,
     lie: Lie,
@@ -145,7 +161,23 @@ struct MemorySource {
     limits: WindowLimits,
 }
 
+/// A connection ends with its source, however that ends.
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        self.broker.change(|state| state.listening.remove(&self.id));
+    }
+}
+
 impl MemorySource {
+    fn double(&self, message: &Sent) {
+        self.broker.change(|state| {
+            if !state.doubled.contains(&message.body) {
+                state.doubled.insert(message.body.clone());
+                state.waiting.push_back(message.clone());
+            }
+        });
+    }
+
     fn lost(&self) -> SourceError {
         SourceError::Lost { upstream: "memory".into(), cause: None }
     }
@@ -172,10 +204,21 @@ impl MemorySource {
             headers,
             body: sent.body.slice(..length),
             time: None,
-            dedup: None,
+            dedup: Some(self.identity(sent)),
             position: None,
             fire: None,
+            cloud_event: None,
         })
+    }
+
+    /// Bodies are told apart by their bytes in every case of the contract.
+    fn identity(&self, sent: &Sent) -> DedupKey {
+        static DELIVERIES: AtomicU64 = AtomicU64::new(0);
+        let delivery = match self.lie {
+            Lie::NamesDeliveries | Lie::Doubles => DELIVERIES.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        dedup_key(&self.name, &[&sent.body, &delivery.to_be_bytes()])
     }
 
     fn listen(&self, ctx: &mut SourceContext) {
@@ -187,7 +230,7 @@ impl MemorySource {
             }
         };
         ctx.health.subscribed(wanted.iter().cloned().collect());
-        self.broker.change(|state| state.listening = wanted);
+        self.broker.change(|state| state.listening.insert(self.id, wanted));
     }
 
     fn settle(&self, resolved: Resolved<Held>) {
@@ -207,7 +250,9 @@ impl Source for MemorySource {
     }
 
     async fn run(self: Box<Self>, mut ctx: SourceContext) -> Result<(), SourceError> {
-        let mut window: AckWindow<Held> = AckWindow::unordered(&ctx, self.limits);
+        let window = AckWindow::unordered(&ctx, self.limits);
+        let mut window: AckWindow<Held> =
+            if self.lie == Lie::WaitsAtStop { window.holding() } else { window };
         let cuts = {
             let state = self.broker.state();
             if state.down {
@@ -232,7 +277,8 @@ impl Source for MemorySource {
                     if state.down || state.cuts != cuts {
                         return Some(None);
                     }
-                    let at = state.waiting.iter().position(|sent| state.listening.contains(&sent.topic))?;
+                    let ours = state.listening.get(&self.id)?;
+                    let at = state.waiting.iter().position(|sent| ours.contains(&sent.topic))?;
                     if room { state.waiting.remove(at).map(Some) } else { None }
                 }) => {
                     let Some(message) = message else { return Err(self.lost()) };
@@ -240,15 +286,25 @@ impl Source for MemorySource {
                         self.broker.change(|state| state.acknowledged += 1);
                     }
                     let event = self.event(&message);
+                    if self.lie == Lie::Doubles {
+                        self.double(&message);
+                    }
                     let held = Held { broker: self.broker.clone(), message: Some(message) };
                     match event {
                         Ok(event) => window.publish(event, held),
+                        Err(_) if self.lie == Lie::EndsAtTheUnreadable => {
+                            held.acknowledge();
+                            return Err(self.lost());
+                        }
                         Err(unreadable) => window.quarantine(*unreadable, held),
                     }
                 }
             }
         }
-        self.broker.change(|state| state.listening.clear());
+        self.broker.change(|state| state.listening.remove(&self.id));
+        if self.lie != Lie::WaitsAtStop {
+            window.close();
+        }
         if self.lie != Lie::DropsAtStop {
             while let Some(resolved) = window.next().await {
                 self.settle(resolved);
@@ -272,6 +328,10 @@ impl<const LIE: u8> Memory<LIE> {
         Lie::DropsAtStop,
         Lie::IsDeaf,
         Lie::CutsBodies,
+        Lie::NamesDeliveries,
+        Lie::WaitsAtStop,
+        Lie::Doubles,
+        Lie::EndsAtTheUnreadable,
     ][LIE as usize];
 }
 
@@ -315,7 +375,10 @@ impl<const LIE: u8> Upstream for Memory<LIE> {
 
     async fn listening(&self, topics: &[String]) {
         let wanted: BTreeSet<String> = topics.iter().cloned().collect();
-        let there = self.broker.until(|state| (state.listening == wanted).then_some(()));
+        let there = self.broker.until(|state| {
+            let listened: BTreeSet<String> = state.listening.values().flatten().cloned().collect();
+            (listened == wanted).then_some(())
+        });
         tokio::time::timeout(Duration::from_secs(10), there).await.expect("the source listens");
     }
 
@@ -365,6 +428,12 @@ mod an_honest_source {
         hands_over_what_it_holds_when_it_stops
         leaves_its_upstream_while_it_is_held
         keeps_what_it_cannot_read
+        survives_thousands_of_malformed_messages
+        waits_for_a_slow_broker
+        repeats_nothing_already_received
+        stops_while_everything_is_refused
+        is_given_again_what_it_held_when_it_was_cut_off
+        shares_the_work_between_replicas
     }
 }
 
@@ -391,6 +460,10 @@ mod a_lying_source {
         that_ignores_its_window_is_caught: 3 by pushes_back_while_the_sink_hangs "messages to be on their way"
         that_drops_at_its_stop_is_caught: 4 by hands_over_what_it_holds_when_it_stops "some is unaccounted for"
         that_is_deaf_to_demand_is_caught: 5 by follows_what_functions_ask_for "the source listens"
+        that_names_deliveries_is_caught: 7 by repeats_nothing_already_received "the redeliveries"
+        that_waits_at_its_stop_is_caught: 8 by stops_while_everything_is_refused "the source stops"
+        that_gives_messages_to_both_is_caught: 9 by shares_the_work_between_replicas "both replicas got"
+        that_ends_at_the_unreadable_is_caught: 10 by survives_thousands_of_malformed_messages "the dead letters"
         that_cuts_bodies_is_caught: 6 by delivers_bodies_and_headers_exactly "the body as it was sent"
     }
 }
