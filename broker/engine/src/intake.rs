@@ -223,7 +223,7 @@ impl Intake {
         };
         let acceptance = Acceptance {
             origin: Origin::Call,
-            headers: headers::stored_of_call(&submission.headers, start_time),
+            headers: headers::stored_of_call(submission.headers, start_time),
             body: submission.body,
             drafts: vec![Draft {
                 lane: Lane {

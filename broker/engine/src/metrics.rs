@@ -4,7 +4,7 @@
 //! read from it at each scrape, so that nothing can drift. Labels come from closed or bounded sets: functions have values
 //! of their own while the gateway lists them, up to a bound; all others are `other`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,8 +42,16 @@ pub struct Metrics {
     submitted: Family<Labels<1>, Counter>,
     pub(crate) out_of_resources: Counter,
     pub(crate) panics: Counter,
-    queues: std::sync::Mutex<BTreeSet<QueueName>>,
+    /// The counters of each queue seen so far: they are looked up for every call.
+    queues: std::sync::Mutex<BTreeMap<QueueName, OfQueue>>,
     scraped: Arc<Scraped>,
+}
+
+/// The counters of one queue.
+#[derive(Clone)]
+struct OfQueue {
+    submitted: Counter,
+    processed: Counter,
 }
 
 /// What became of an event, the label `outcome`.
@@ -141,11 +149,11 @@ impl Metrics {
     }
 
     pub(crate) fn processed(&self, queue: &QueueName) -> Counter {
-        self.processed.get_or_create_owned(&[("queue_name", self.queue_label(queue))])
+        self.of_queue(queue, |counters| counters.processed.clone())
     }
 
     pub(crate) fn submitted(&self, queue: &QueueName, count: u64) {
-        self.submitted.get_or_create(&[("queue_name", self.queue_label(queue))]).inc_by(count);
+        self.of_queue(queue, |counters| counters.submitted.inc_by(count));
     }
 
     pub(crate) fn event(&self, source: &str, outcome: EventOutcome) {
@@ -160,13 +168,20 @@ impl Metrics {
         self.events.get_or_create(&[("source", source.to_owned()), ("outcome", outcome.to_owned())]).inc();
     }
 
-    fn queue_label(&self, queue: &QueueName) -> String {
+    fn of_queue<T>(&self, queue: &QueueName, then: impl FnOnce(&OfQueue) -> T) -> T {
+        let counters = |label: &str| OfQueue {
+            submitted: self.submitted.get_or_create_owned(&[("queue_name", label.to_owned())]),
+            processed: self.processed.get_or_create_owned(&[("queue_name", label.to_owned())]),
+        };
         let mut queues = self.queues.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if queues.contains(queue) || queues.len() < QUEUES {
-            queues.insert(queue.clone());
-            return queue.as_str().to_owned();
+        if let Some(known) = queues.get(queue) {
+            return then(known);
         }
-        OTHER.to_owned()
+        if queues.len() < QUEUES {
+            return then(queues.entry(queue.clone()).or_insert_with(|| counters(queue.as_str())));
+        }
+        drop(queues);
+        then(&counters(OTHER))
     }
 }
 

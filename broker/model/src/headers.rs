@@ -28,6 +28,11 @@ impl Headers {
         self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
     }
 
+    /// Keeps the fields this says yes to, in their order.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
     /// The first value of this name.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
         self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
@@ -61,7 +66,8 @@ impl Headers {
 
 impl<N: AsRef<str>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Self {
-        let mut headers = Headers::new();
+        let fields = fields.into_iter();
+        let mut headers = Headers(Vec::with_capacity(fields.size_hint().0 + 1));
         for (name, value) in fields {
             headers.append(name.as_ref(), value);
         }
@@ -85,5 +91,8 @@ mod tests {
 
         headers.set("x-start-time", "3");
         assert_eq!(headers.len(), 2);
+
+        headers.retain(|name| name != "other");
+        assert_eq!(headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["x-start-time"]);
     }
 }
