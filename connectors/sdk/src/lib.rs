@@ -11,7 +11,7 @@
 //! restart itself: it returns a [`SourceError`], and the runtime starts it again.
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
-//! [`topic_map`], [`dedup`]), [`wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
+//! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
 //! [`retries`], [`tls`], [`secret`], [`byte_size`].
 
 pub mod byte_size;
