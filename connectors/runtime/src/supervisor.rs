@@ -6,17 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use connectors_sdk::{
-    Backoff, Connector, HealthBoard, Retry, SourceContext, SourceError, SourceName, SourceState, describe,
+    Connector, HealthBoard, Retries, Retry, SourceContext, SourceError, SourceName, SourceState, describe,
 };
-
-/// How long a source must have run for the next failure to be its first again.
-pub(crate) const STABLE: Duration = Duration::from_secs(30);
 
 /// How often a source was started again in this process, by what ended it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,22 +73,21 @@ enum Why {
 impl Supervisor {
     /// Runs the source again and again until it is stopped.
     pub(crate) async fn run(mut self) {
-        let mut failures = 0;
+        let mut retries = Retries::reconnecting();
         while self.may_run().await {
             self.board.enter(SourceState::Connecting);
-            let began = Instant::now();
+            retries.works();
             match self.one_run().await {
-                Over::Told => failures = 0,
+                Over::Told => retries = Retries::reconnecting(),
                 Over::Ended(why) => {
                     let reached = !matches!(
                         why,
                         Why::Failed(SourceError::Unreachable { .. } | SourceError::Refused { .. })
                     );
-                    if reached && began.elapsed() >= STABLE {
-                        failures = 0;
+                    if !reached {
+                        retries.never_worked();
                     }
-                    failures += 1;
-                    self.after(why, failures).await;
+                    self.after(why, retries.failed()).await;
                 }
             }
         }
@@ -185,7 +180,7 @@ impl Supervisor {
     }
 
     /// Notes why the source ended, and waits before it may run again.
-    async fn after(&mut self, why: Why, failures: u32) {
+    async fn after(&mut self, why: Why, wait: Duration) {
         let name = &self.name;
         let retry = match &why {
             Why::Failed(error) => {
@@ -206,8 +201,8 @@ impl Supervisor {
         };
         let wait = match retry {
             Retry::Never => None,
-            Retry::Soon => Some(Backoff::RECONNECT.wait(failures, rand::random())),
-            Retry::After(at_least) => Some(Backoff::RECONNECT.wait(failures, rand::random()).max(at_least)),
+            Retry::Soon => Some(wait),
+            Retry::After(at_least) => Some(wait.max(at_least)),
         };
         match &why {
             Why::Failed(error) => {

@@ -45,6 +45,11 @@ impl Retries {
         self.working_since.get_or_insert_with(Instant::now);
     }
 
+    /// What looked like working was waiting for a refusal, however long.
+    pub fn never_worked(&mut self) {
+        self.working_since = None;
+    }
+
     /// An answer came that proves the way whole: the next failure is the first again. For requests that stand alone.
     pub fn answered(&mut self) {
         self.failures = 0;
