@@ -124,12 +124,13 @@ impl<A: Send + 'static> AckWindow<A> {
 
     /// How many more messages may be published now, whatever their size; for upstreams that are asked for so many.
     pub fn room(&self) -> usize {
-        if self.has_room(0) { self.tracker.limits().messages.get() - self.in_flight() } else { 0 }
+        if self.has_room(0) { self.tracker.limits().messages.get() - self.tracker.messages() } else { 0 }
     }
 
-    /// Messages in flight, those included that are settled and wait for others before them.
+    /// Messages in flight, those included that are settled and wait for others before them, and those that
+    /// [`AckWindow::next`] has still to give.
     pub fn in_flight(&self) -> usize {
-        self.tracker.messages()
+        self.tracker.messages() + self.resolved.len()
     }
 
     /// Begins to publish an event. `token` comes back when it resolves.

@@ -11,6 +11,7 @@
 //! Nothing here is linked into the product.
 
 pub mod contract;
+pub mod marks;
 pub mod process;
 pub mod reference;
 pub mod servers;

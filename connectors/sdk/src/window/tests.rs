@@ -285,3 +285,21 @@ async fn a_lost_range_takes_its_place_among_the_others_and_is_no_message() {
     assert_eq!(bench.counts().received, 1);
     assert_eq!(*bench.sink.lost.lock().unwrap(), ["offsets 3 to 9"]);
 }
+
+#[tokio::test]
+async fn what_resolves_together_is_in_flight_until_it_is_given() {
+    let bench = Bench::new(|event, call| match (&event.body[..], call) {
+        (b"a", 1) => Err(Refusal::NoFunctionList),
+        _ => Ok(Receipt::default()),
+    });
+    let mut window = AckWindow::ordered(&bench.ctx, limits(3));
+    for body in ["a", "b", "c"] {
+        window.publish(event(body), ());
+    }
+
+    for left in [2, 1, 0] {
+        assert!(window.next().await.is_some());
+        assert_eq!((window.in_flight(), window.room()), (left, 3));
+    }
+    assert!(window.next().await.is_none());
+}

@@ -1,0 +1,13 @@
+//! The Kafka source against the real broker: the contract of every source, and what is Kafka's own.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as its test does")]
+
+mod cluster;
+mod contract;
+mod login;
+mod loss;
+mod pressure;
+mod records;
+mod replays;
+mod rig;
+mod subscriptions;
