@@ -1,10 +1,13 @@
 //! The engine whole: started, reached through handles, drained.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -137,8 +140,11 @@ impl Engine {
         watcher.load(&mut known);
         let (messages, inbox) = mpsc::unbounded_channel();
         let dispatcher = Dispatcher::new(shared.clone(), inbox, messages.clone());
-        let background =
-            vec![tokio::spawn(watcher.run(known, stop_watching.clone())), tokio::spawn(dispatcher.run())];
+        let watching = watcher.run(known, stop_watching.clone());
+        let background = vec![
+            tokio::spawn(kept(watching, NOT_WATCHING, state.clone(), stop_watching.clone())),
+            tokio::spawn(kept(dispatcher.run(), NOT_DELIVERING, state.clone(), stop_watching.clone())),
+        ];
         let intake = Intake::new(intake::Parts {
             queue: queue.clone(),
             ledger: ledger.clone(),
@@ -222,11 +228,8 @@ impl Engine {
         let _ = self.messages.send(Message::Drain(grace, told));
         let drained = drained.await.unwrap_or_default();
         for part in self.background.drain(..) {
-            if let Err(error) = part.await
-                && error.is_panic()
-            {
-                tracing::error!(%error, "a part of the engine met a bug");
-            }
+            // One that a bug ended has said so then.
+            let _ = part.await;
         }
         self.shared.tasks.close();
         if tokio::time::timeout(SETTLING, self.shared.tasks.wait()).await.is_err() {
@@ -234,6 +237,39 @@ impl Engine {
         }
         drained
     }
+}
+
+const NOT_DELIVERING: &str = "the dispatcher has ended, nothing is delivered";
+const NOT_WATCHING: &str = "the function watcher has ended, changes of functions are not seen";
+
+/// Runs a part the engine cannot do without. When it ends before the engine is drained, by a bug, the process would go on
+/// taking work that nobody delivers: so it is said once, and `/healthz` fails until a supervisor restarts us.
+async fn kept(
+    part: impl Future<Output = ()>,
+    consequence: &'static str,
+    state: Arc<functions::State>,
+    stopping: CancellationToken,
+) {
+    let ended = AssertUnwindSafe(part).catch_unwind().await;
+    let bug = match &ended {
+        Ok(()) if stopping.is_cancelled() => return,
+        Ok(()) => "it returned",
+        Err(panic) => message(&**panic),
+    };
+    state.set_broken(consequence);
+    tracing::error!(
+        bug,
+        "{consequence}: restart, what was accepted is kept and goes on then; please report this as a bug"
+    );
+}
+
+/// What a panic said, where it said something.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it panicked")
 }
 
 /// How long settlements under way may take after the last delivery has ended.

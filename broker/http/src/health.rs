@@ -8,17 +8,17 @@ use broker_model::ledger::Refusing;
 use crate::parts::Phase;
 use crate::server::Shared;
 
-/// Whether the process should go on living: not after a failed write, which only a restart repairs.
+/// Whether the process should go on living: not after a failed write, nor without a part of the engine, which only a
+/// restart repairs.
 pub(crate) fn liveness(shared: &Shared) -> (StatusCode, String) {
-    let (status, health) = match shared.ledger.health().refusing {
-        Some(Refusing::Failed(why)) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Health {
-                status: "failed".into(),
-                detail: Some(format!("the store failed: {why}; restart to recover")),
-            },
-        ),
-        _ => (StatusCode::OK, Health { status: "alive".into(), detail: None }),
+    let failed = match (shared.ledger.health().refusing, shared.functions.broken()) {
+        (Some(Refusing::Failed(why)), _) => Some(format!("the store failed: {why}; restart to recover")),
+        (_, Some(what)) => Some(format!("{what}; restart to recover")),
+        _ => None,
+    };
+    let (status, health) = match failed {
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, Health { status: "failed".into(), detail: failed }),
+        None => (StatusCode::OK, Health { status: "alive".into(), detail: None }),
     };
     (status, json(&health))
 }

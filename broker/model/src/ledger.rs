@@ -163,8 +163,6 @@ pub struct LaneStats {
     pub scheduled: u64,
     /// Being delivered.
     pub delivering: u64,
-    /// When the oldest that may run now was accepted.
-    pub oldest_ready: Option<Timestamp>,
 }
 
 /// How the store itself does.

@@ -45,11 +45,6 @@ impl Ledger for EmbeddedStore {
                 retrying: lane.count_retrying,
                 scheduled: lane.count_scheduled,
                 delivering: lane.count_leased,
-                oldest_ready: lane
-                    .ready
-                    .iter()
-                    .find_map(|number| state.table.get(*number).filter(|entry| entry.phase() == Phase::Ready))
-                    .map(|entry| Timestamp::from_millis(entry.millis())),
             })
             .filter(|lane| lane.ready + lane.retrying + lane.scheduled + lane.delivering > 0)
             .collect();

@@ -23,7 +23,7 @@ use broker_model::{
     SourceName, Spool, State, StoreError, StoredBody, Timestamp, Totals, Upstream, Voided,
 };
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 /// The bounds of a store under test. The default has none but the dedup window of the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub const PIECE: usize = 256 * 1024;
 pub struct ReferenceStore {
     disk: Arc<Mutex<Disk>>,
     changed: Arc<Notify>,
+    door: Arc<RwLock<()>>,
     clock: Arc<dyn Clock>,
     process: u64,
 }
@@ -59,6 +60,8 @@ struct Disk {
     process: u64,
     closed: bool,
     refusal: Option<StoreError>,
+    bug: bool,
+    came: u64,
     accepted: u64,
     leases: u64,
     joined: u64,
@@ -271,7 +274,8 @@ impl ReferenceStore {
     /// A new, empty store.
     pub fn new(bounds: Bounds, clock: Arc<dyn Clock>) -> ReferenceStore {
         let disk = Disk { bounds, ..Disk::default() };
-        ReferenceStore { disk: Arc::new(Mutex::new(disk)), changed: Arc::default(), clock, process: 0 }
+        let disk = Arc::new(Mutex::new(disk));
+        ReferenceStore { disk, changed: Arc::default(), door: Arc::default(), clock, process: 0 }
     }
 
     /// The hold of the next process on the same store; this one answers [`StoreError::Closed`] from now on.
@@ -313,6 +317,7 @@ impl ReferenceStore {
         ReferenceStore {
             disk: self.disk.clone(),
             changed: Arc::default(),
+            door: Arc::default(),
             clock: self.clock.clone(),
             process,
         }
@@ -321,6 +326,21 @@ impl ReferenceStore {
     /// From now on new work is refused with this, as by a full disk; `None` ends it. Settling goes on.
     pub fn refuse(&self, why: Option<StoreError>) {
         self.lock().refusal = why;
+    }
+
+    /// What is to be accepted waits until this is dropped, as for a slow disk.
+    pub async fn hold(&self) -> impl Sized + use<> {
+        self.door.clone().write_owned().await
+    }
+
+    /// How many acceptances ever came, answered or not.
+    pub fn came(&self) -> u64 {
+        self.lock().came
+    }
+
+    /// The next lease panics, as a bug in the dispatcher would.
+    pub fn panic_at_lease(&self) {
+        self.lock().bug = true;
     }
 
     /// Claims these of a lane in this order, if a lease of `n` may answer so: for an oracle that follows another store.
@@ -603,6 +623,8 @@ fn id(now: Timestamp, number: u64) -> InvocationId {
 #[async_trait]
 impl InvocationQueue for ReferenceStore {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
+        self.lock().came += 1;
+        let _open = self.door.read().await;
         let mut disk = self.open()?;
         if let Some(repeat) = disk.repeat(&acceptance, self.clock.now())? {
             return Ok(repeat);
@@ -649,6 +671,8 @@ impl InvocationQueue for ReferenceStore {
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
+        let bug = std::mem::take(&mut self.lock().bug);
+        assert!(!bug, "a test asked for this bug");
         let mut disk = self.open()?;
         let mut deliveries = Vec::new();
         for (lane, n) in wanted {
@@ -935,16 +959,10 @@ impl Ledger for ReferenceStore {
                 retrying: 0,
                 scheduled: 0,
                 delivering: 0,
-                oldest_ready: None,
             });
             match call.standing {
                 Standing::Delivering { .. } => stats.delivering += 1,
-                Standing::Waiting(gate) if gate.is_open(clock) => {
-                    stats.ready += 1;
-                    let accepted_at = call.invocation.accepted_at;
-                    stats.oldest_ready =
-                        Some(stats.oldest_ready.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
-                }
+                Standing::Waiting(gate) if gate.is_open(clock) => stats.ready += 1,
                 Standing::Waiting(Gate::Due(_)) => stats.scheduled += 1,
                 Standing::Waiting(_) => stats.retrying += 1,
                 Standing::Completed | Standing::Dead { .. } | Standing::Cancelled => {}

@@ -7,7 +7,7 @@ pub(crate) mod watcher;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -38,6 +38,7 @@ pub(crate) struct State {
     complete: AtomicBool,
     boards: Mutex<HashMap<FunctionName, Arc<Board>>>,
     gateway_down: ArcSwapOption<GatewayDown>,
+    broken: OnceLock<&'static str>,
     clock: Arc<dyn Clock>,
     ledger: Arc<dyn Ledger>,
     queue: Arc<dyn InvocationQueue>,
@@ -107,6 +108,7 @@ impl State {
             complete: AtomicBool::new(false),
             boards: Mutex::default(),
             gateway_down: ArcSwapOption::empty(),
+            broken: OnceLock::new(),
             started: clock.monotonic(),
             clock,
             ledger,
@@ -185,6 +187,11 @@ impl State {
 
     pub(crate) fn set_gateway_down(&self, down: Option<GatewayDown>) {
         self.gateway_down.store(down.map(Arc::new));
+    }
+
+    /// A part of the engine has ended and does not come back; the first to say so is remembered.
+    pub(crate) fn set_broken(&self, what: &'static str) {
+        let _ = self.broken.set(what);
     }
 
     pub(crate) fn put_board(&self, function: &FunctionName, board: Arc<Board>) {
@@ -391,6 +398,12 @@ impl Functions {
     /// Whether the gateway is held for down.
     pub fn gateway_down(&self) -> Option<GatewayDown> {
         self.state.gateway_down.load().as_deref().cloned()
+    }
+
+    /// What a bug of ours has ended in the engine, for people: nothing but a restart brings it back. What was accepted is
+    /// safe until then, and new work is accepted as before.
+    pub fn broken(&self) -> Option<&'static str> {
+        self.state.broken.get().copied()
     }
 }
 

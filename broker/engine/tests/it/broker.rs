@@ -17,10 +17,15 @@ use testkit::time::{TestClock, eventually};
 
 pub(crate) const NAMESPACE: &str = "openfaas-fn";
 
-/// Longer than anything a test waits for; simulated where time is.
+/// Longer than anything a test waits for in simulated time.
 pub(crate) const LONG: Duration = Duration::from_secs(10 * 3600);
 
+/// Longer than anything a test waits for in real time.
+const SOON: Duration = Duration::from_secs(60);
+
 pub(crate) struct Broker {
+    /// How long anything may take before a test fails.
+    pub(crate) patience: Duration,
     pub(crate) store: ReferenceStore,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) engine: Engine,
@@ -32,6 +37,11 @@ pub(crate) struct Start {
     pub(crate) settings: EngineSettings,
     pub(crate) gateway: Option<Arc<dyn Gateway>>,
     pub(crate) table_file: Option<PathBuf>,
+}
+
+/// A gateway of a script runs in simulated time, one behind a socket in real time.
+pub(crate) fn patience(script: Option<&Arc<dyn Gateway>>) -> Duration {
+    if script.is_some() { LONG } else { SOON }
 }
 
 impl Broker {
@@ -49,6 +59,7 @@ impl Broker {
     }
 
     pub(crate) async fn on(store: ReferenceStore, clock: Arc<TestClock>, start: Start) -> Broker {
+        let patience = patience(start.gateway.as_ref());
         let parts = Parts {
             queue: Arc::new(store.clone()),
             ledger: Arc::new(store.clone()),
@@ -58,17 +69,18 @@ impl Broker {
             table_file: start.table_file,
             gateway: start.gateway,
         };
-        Broker { store, clock, engine: Engine::start(parts).await.expect("the settings are usable") }
+        let engine = Engine::start(parts).await.expect("the settings are usable");
+        Broker { patience, store, clock, engine }
     }
 
     pub(crate) async fn is_loaded(&self) {
         let functions = self.engine.functions();
-        eventually(LONG, "the function list", async || functions.loaded()).await;
+        eventually(self.patience, "the function list", async || functions.loaded()).await;
     }
 
     /// Dies as a killed process does; the store as the next process finds it.
     pub(crate) async fn kill(self) -> (ReferenceStore, Arc<TestClock>) {
-        let Broker { store, clock, engine } = self;
+        let Broker { store, clock, engine, .. } = self;
         drop(engine);
         testkit::time::breathe().await;
         (store.reopen(), clock)
@@ -111,7 +123,7 @@ impl Broker {
 
     /// The record of a call once it is in this state.
     pub(crate) async fn reaches(&self, id: InvocationId, state: State) -> Record {
-        eventually(LONG, &format!("{id} to be {}", state.as_str()), async || {
+        eventually(self.patience, &format!("{id} to be {}", state.as_str()), async || {
             let record = self.find(id).await;
             if record.state == state { Ok(record) } else { Err(format!("it is {:?}", record.state)) }
         })

@@ -43,7 +43,7 @@ async fn a19_a_drain_lets_running_calls_finish_and_gives_the_rest_back_uncounted
     eventually(LONG, "both to run", async || script.running.load(Ordering::SeqCst) == 2).await;
     let behind = broker.call("quick").await;
 
-    let Broker { store, clock, engine } = broker;
+    let Broker { store, clock, engine, .. } = broker;
     let drained = engine.drain(secs(25)).await;
 
     assert_eq!(drained, Drained { finished: 1, released: 1 });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use broker_demo_gateway::{DemoGateway, Function};
 use broker_engine::engine::Parts;
-use broker_engine::{Engine, EngineSettings, Gateway};
+use broker_engine::{Drained, Engine, EngineSettings, Gateway};
 use broker_model::{Body, BodyChunks, BodyReader, InvocationId, Reason, Record, Spool, State, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,7 +17,7 @@ use testkit::time::{TestClock, eventually};
 use tracing::Level;
 use url::Url;
 
-use crate::broker::{Broker, LONG, Start, secs};
+use crate::broker::{Broker, LONG, Start, patience, secs};
 use crate::logged::Logged;
 use crate::script::{Reply, Script};
 
@@ -56,6 +56,7 @@ async fn torn(
 ) -> Broker {
     let clock = TestClock::start();
     let store = ReferenceStore::new(Bounds::default(), clock.clone());
+    let patience = patience(gateway.as_ref());
     let parts = Parts {
         queue: Arc::new(store.clone()),
         ledger: Arc::new(store.clone()),
@@ -65,8 +66,8 @@ async fn torn(
         table_file: None,
         gateway,
     };
-    let broker =
-        Broker { engine: Engine::start(parts).await.expect("the settings are usable"), store, clock };
+    let engine = Engine::start(parts).await.expect("the settings are usable");
+    let broker = Broker { patience, engine, store, clock };
     broker.is_loaded().await;
     broker
 }
@@ -180,4 +181,54 @@ async fn a_bug_in_a_delivery_costs_that_call_a_minute_and_nobody_else_anything()
     assert!(errors[0].contains(&unlucky.to_string()), "{errors:?}");
     assert!(broker.scrape().contains("evoke_delivery_panics_total 1"));
     broker.assert_conserved();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_that_ends_by_a_bug_is_said_once_and_seen() {
+    let script = Script::new(|_| Reply::status(200));
+    script.deploy("env", &[]);
+    let logged = Logged::start();
+    let broker = Broker::start(Start { gateway: Some(script.clone()), ..Start::default() }).await;
+    let functions = broker.engine.functions();
+    assert_eq!(functions.broken(), None);
+
+    broker.store.panic_at_lease();
+    let before = broker.call("env").await;
+    eventually(LONG, "the bug to be seen", async || functions.broken()).await;
+    let after = broker.call("env").await;
+    tokio::time::sleep(secs(60)).await;
+
+    assert!(functions.broken().is_some_and(|what| what.contains("nothing is delivered")));
+    let errors = logged.lines(Level::ERROR);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("restart") && errors[0].contains("a test asked for this bug"), "{errors:?}");
+
+    // It is as after a kill: what was accepted meanwhile is delivered by the next process.
+    assert_eq!(script.count(), 0);
+    let (store, clock) = broker.kill().await;
+    let start = Start { gateway: Some(script.clone()), ..Start::default() };
+    let broker = Broker::on(store, clock, start).await;
+    for id in [before, after] {
+        broker.reaches(id, State::Completed).await;
+    }
+    assert_eq!(broker.engine.functions().broken(), None);
+    broker.assert_conserved();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_without_its_dispatcher_still_drains_and_is_not_called_broken_for_a_drain() {
+    let script = Script::new(|_| Reply::status(200));
+    script.deploy("env", &[]);
+    let logged = Logged::start();
+    let broker = Broker::start(Start { gateway: Some(script.clone()), ..Start::default() }).await;
+    let functions = broker.engine.functions();
+    broker.engine.drain(secs(5)).await;
+    assert_eq!((functions.broken(), logged.lines(Level::ERROR).len()), (None, 0));
+
+    let broker = Broker::start(Start { gateway: Some(script.clone()), ..Start::default() }).await;
+    let functions = broker.engine.functions();
+    broker.store.panic_at_lease();
+    broker.call("env").await;
+    eventually(LONG, "the bug to be seen", async || functions.broken()).await;
+    assert_eq!(broker.engine.drain(secs(5)).await, Drained::default());
 }

@@ -175,6 +175,27 @@ async fn each_refusal_of_the_store_has_its_status_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_broker_that_delivers_nothing_any_more_asks_for_a_restart_and_takes_work_until_then() {
+    let broker = Broker::start().await;
+    assert_eq!(broker.get("/healthz").await.0, 200);
+
+    broker.store.panic_at_lease();
+    broker.taken("/async-function/echo", &[], "x").await;
+    let health = eventually(SOON, "the health check to fail", async || {
+        let (status, health) = broker.get("/healthz").await;
+        if status == 503 { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+
+    assert_eq!(health["status"], "failed");
+    let detail = health["detail"].as_str().unwrap();
+    assert!(detail.contains("nothing is delivered") && detail.contains("restart"), "{detail}");
+    broker.taken("/async-function/echo", &[], "x").await;
+
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_draining_broker_takes_nothing_and_says_so() {
     let broker = Broker::start().await;
     assert_eq!(broker.get("/readyz").await.0, 200);

@@ -584,14 +584,9 @@ fn millis(moment: Option<Timestamp>) -> Option<u64> {
     moment.map(Timestamp::as_millis)
 }
 
-/// How the lanes stand. Which call counts as the oldest follows from where those that came back line up, which is the
-/// engine's own choice; only that there is one when any may run is not.
-fn lanes(mut stats: Vec<LaneStats>) -> Vec<(Lane, [u64; 4], bool)> {
+fn lanes(mut stats: Vec<LaneStats>) -> Vec<LaneStats> {
     stats.sort_by(|a, b| a.lane.cmp(&b.lane));
     stats
-        .into_iter()
-        .map(|s| (s.lane, [s.ready, s.retrying, s.scheduled, s.delivering], s.oldest_ready.is_some()))
-        .collect()
 }
 
 fn lane_number(n: u8) -> Lane {
