@@ -26,6 +26,8 @@ mod trigger;
 
 mod source;
 
+mod schedule;
+
 mod invocation;
 
 mod dead_letter;
@@ -42,6 +44,7 @@ pub use info::{GatewayDown, GatewayInfo, Info, LedgerInfo, StoreInfo, StoreRefus
 pub use invocation::{Cancelled, HeaderMap, Invocation, InvocationDetail, Moment, OriginInfo};
 pub use list::List;
 pub use problems::{Problem, ProblemKind};
+pub use schedule::{Backfill, Backfilled, Schedule, ScheduleDetail, ScheduleRules};
 pub use source::{Disconnection, Source, SourceCapabilities, SourceCounts, SourceError, UnmatchedTopic};
 pub use span::Span;
 pub use time::Time;

@@ -140,6 +140,12 @@ problems! {
     /// No such source.
     SourceNotFound = "source-not-found", 404, "source not found",
         "see `evoke sources list` for the configured sources";
+    /// No such schedule.
+    ScheduleNotFound = "schedule-not-found", 404, "schedule not found",
+        "see `evoke schedules list`; a function's schedules are in its annotations, and `evoke functions show NAME` says what is wrong with them";
+    /// The schedule is kept, but its function no longer asks for it.
+    ScheduleNotAsked = "schedule-not-asked", 409, "schedule not asked for",
+        "annotate the function with this expression again, or call the function itself: `evoke invoke NAME`";
     /// No such invocation, or not any more.
     InvocationNotFound = "invocation-not-found", 404, "invocation not found",
         "completed and cancelled invocations are kept for a while only (store.embedded.retention)";

@@ -14,7 +14,7 @@ use broker_api::{List, OneOrMany};
 use crate::client::{Answered, Client};
 use crate::command::{
     Command, DeadLettersCommand, FunctionsCommand, Global, InvocationsCommand, Invoke, PageArgs, Publish,
-    SourcesCommand, TriggersCommand,
+    SchedulesCommand, SourcesCommand, TriggersCommand,
 };
 use crate::data;
 use crate::failure::Failure;
@@ -32,6 +32,7 @@ pub(crate) async fn act(command: Command, global: &Global, screen: &mut Screen<'
             at.list::<api::Trigger>("triggers", &[], &page).await
         }
         Command::Sources(command) => sources(at, command).await,
+        Command::Schedules(command) => schedules(at, command).await,
         Command::Invoke(call) => invoke(at, call).await,
         Command::Publish(event) => publish(at, event).await,
         Command::Invocations(command) => invocations(at, command).await,
@@ -58,6 +59,26 @@ async fn sources(at: At<'_, '_>, command: SourcesCommand) -> Result<(), Failure>
         SourcesCommand::Show { name } => at.show::<api::Source>(&["v1", "sources", &name]).await,
         SourcesCommand::Pause { name } => at.post::<api::Paused>(&["v1", "sources", &name, "pause"]).await,
         SourcesCommand::Resume { name } => at.post::<api::Paused>(&["v1", "sources", &name, "resume"]).await,
+    }
+}
+
+async fn schedules(at: At<'_, '_>, command: SchedulesCommand) -> Result<(), Failure> {
+    match command {
+        SchedulesCommand::List(page) => at.list::<api::Schedule>("schedules", &[], &page).await,
+        SchedulesCommand::Show { id, next } => {
+            let request = at.client.filtered(&["v1", "schedules", &id], &[("next", &next.to_string())]);
+            at.facts::<api::ScheduleDetail>(request).await
+        }
+        SchedulesCommand::Run { id } => {
+            let request = at.client.request(Method::POST, &["v1", "schedules", &id, "run"]);
+            at.receipt(request).await
+        }
+        SchedulesCommand::Pause { id } => at.post::<api::Paused>(&["v1", "schedules", &id, "pause"]).await,
+        SchedulesCommand::Resume { id } => at.post::<api::Paused>(&["v1", "schedules", &id, "resume"]).await,
+        SchedulesCommand::Backfill { id, from, until } => {
+            let request = at.client.request(Method::POST, &["v1", "schedules", &id, "backfill"]);
+            at.facts::<api::Backfilled>(request.json(&api::Backfill { from, until })).await
+        }
     }
 }
 
@@ -131,19 +152,7 @@ async fn publish(at: At<'_, '_>, event: Publish) -> Result<(), Failure> {
         idempotency_key: event.idempotency_key,
     };
     let request = at.client.request(Method::POST, &["v1", "events"]).json(&request);
-    let Answered { shape, raw } = at.client.json::<api::Receipt>(request).await?;
-    if at.screen.wants_json() {
-        return at.screen.document(&raw);
-    }
-    if shape.invocations.is_empty() {
-        at.screen.remark("received; no function wants it");
-        return Ok(());
-    }
-    if shape.duplicate {
-        at.screen.remark("received before; these ran the first time");
-    }
-    let rows = shape.invocations.iter().map(|started| vec![started.function.clone(), started.id.to_string()]);
-    at.screen.table(&["FUNCTION", "INVOCATION"], rows.collect())
+    at.receipt(request).await
 }
 
 /// What the front said of a call it took; the front itself answers in header fields.
@@ -270,6 +279,24 @@ impl At<'_, '_> {
     async fn facts<T: DeserializeOwned + show::Whole>(self, request: RequestBuilder) -> Result<(), Failure> {
         let Answered { shape, raw } = self.client.json::<T>(request).await?;
         if self.screen.wants_json() { self.screen.document(&raw) } else { shape.show(self.screen) }
+    }
+
+    /// What followed from an event or a run.
+    async fn receipt(self, request: RequestBuilder) -> Result<(), Failure> {
+        let Answered { shape, raw } = self.client.json::<api::Receipt>(request).await?;
+        if self.screen.wants_json() {
+            return self.screen.document(&raw);
+        }
+        if shape.invocations.is_empty() {
+            self.screen.remark("received; no function wants it");
+            return Ok(());
+        }
+        if shape.duplicate {
+            self.screen.remark("received before; these ran the first time");
+        }
+        let rows =
+            shape.invocations.iter().map(|started| vec![started.function.clone(), started.id.to_string()]);
+        self.screen.table(&["FUNCTION", "INVOCATION"], rows.collect())
     }
 
     async fn pass(self, path: &[&str]) -> Result<(), Failure> {

@@ -54,6 +54,9 @@ pub enum Command {
     /// Where events come from
     #[command(subcommand)]
     Sources(SourcesCommand),
+    /// When functions run by themselves
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// Call a function asynchronously
     Invoke(Invoke),
     /// Publish an event to the functions that want it
@@ -125,6 +128,47 @@ pub enum SourcesCommand {
     Resume {
         /// Its name in the configuration
         name: String,
+    },
+}
+
+/// `evoke schedules …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum SchedulesCommand {
+    /// List schedules
+    List(PageArgs),
+    /// Show one schedule: its rules and its next instants
+    Show {
+        /// Its id
+        id: String,
+        /// How many next instants (up to 1000)
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        next: u16,
+    },
+    /// Run it once, now
+    Run {
+        /// Its id
+        id: String,
+    },
+    /// Hold its runs
+    Pause {
+        /// Its id
+        id: String,
+    },
+    /// Let it run again, from now on
+    Resume {
+        /// Its id
+        id: String,
+    },
+    /// Run the instants of a range that have not run
+    Backfill {
+        /// Its id
+        id: String,
+        /// The first moment (RFC 3339)
+        #[arg(long, value_name = "TIME")]
+        from: broker_api::Time,
+        /// The last moment (RFC 3339)
+        #[arg(long, value_name = "TIME")]
+        until: broker_api::Time,
     },
 }
 

@@ -56,6 +56,7 @@ impl Failure {
                 Some(
                     ProblemKind::FunctionNotFound
                     | ProblemKind::SourceNotFound
+                    | ProblemKind::ScheduleNotFound
                     | ProblemKind::InvocationNotFound
                     | ProblemKind::DeadLetterNotFound,
                 ) => 3,

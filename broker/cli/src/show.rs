@@ -107,6 +107,60 @@ impl Table for api::Trigger {
     }
 }
 
+impl Table for api::Schedule {
+    const HEAD: &'static [&'static str] = &["SCHEDULE", "EXPRESSION", "STATE", "LAST RUN", "NEXT RUN"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.expression.clone(),
+            schedule_stands(self).into(),
+            or_dash(text(&self.last_run)),
+            or_dash(text(&self.next_run)),
+        ]
+    }
+}
+
+fn schedule_stands(schedule: &api::Schedule) -> &'static str {
+    match (schedule.paused, schedule.asked) {
+        (true, _) => "paused",
+        (false, true) => "ok",
+        (false, false) => "not-asked",
+    }
+}
+
+impl Whole for api::ScheduleDetail {
+    fn show(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
+        let schedule = &self.schedule;
+        let rule =
+            |of: fn(&api::ScheduleRules) -> String| schedule.rules.as_ref().map(of).unwrap_or_default();
+        screen.facts(&[
+            ("schedule", schedule.id.clone()),
+            ("state", schedule_stands(schedule).into()),
+            ("function", schedule.function.clone()),
+            ("expression", schedule.expression.clone()),
+            ("time zone", rule(|rules| rules.time_zone.clone())),
+            ("overlap", rule(|rules| rules.overlap.clone())),
+            ("missed", rule(|rules| rules.missed.clone())),
+            ("dst", rule(|rules| rules.dst.clone())),
+            ("jitter", rule(|rules| rules.jitter.to_string())),
+            ("since", schedule.since.to_string()),
+            ("last run", text(&schedule.last_run)),
+        ])?;
+        if !self.next.is_empty() {
+            screen.line("")?;
+            screen.table(&["NEXT RUNS"], self.next.iter().map(|at| vec![at.to_string()]).collect())?;
+        }
+        Ok(())
+    }
+}
+
+impl Whole for api::Backfilled {
+    fn show(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
+        screen.facts(&[("ran", self.ran.to_string()), ("had run", self.ran_before.to_string())])
+    }
+}
+
 impl Table for api::Source {
     const HEAD: &'static [&'static str] =
         &["SOURCE", "KIND", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "UNMATCHED", "DROPPED", "LAST EVENT"];

@@ -14,10 +14,11 @@ use broker_api::{Moment, OneOrMany, OriginInfo, Problem, ProblemKind, Span, Time
 use broker_engine::LaneState;
 use broker_model::attempt::{Attempt, AttemptHistory, Outcome};
 use broker_model::event::Fingerprint;
-use broker_model::function::{Concurrency, OnDeadLetter};
+use broker_model::function::{AnnotationProblem, Concurrency, OnDeadLetter};
 use broker_model::ledger::{Record, Refusing, StoreHealth, Totals};
 use broker_model::policy::DeadLetterRule;
 use broker_model::source::SourceStatus;
+use broker_model::timetable::ScheduleStatus;
 use broker_model::{
     CloudEvent, DeadLetter, DedupKey, Event, Function, FunctionName, Headers, InvocationId, Origin, Reason,
     Receipt, SourceName, State, Target, Timestamp, Topic, Trigger, Wildcards,
@@ -94,7 +95,13 @@ pub(crate) fn ledger(totals: &Totals) -> api::LedgerInfo {
 }
 
 /// A function; `None` of it when the gateway does not list it.
-pub(crate) fn function(name: &FunctionName, listed: Option<&Function>, lanes: &[LaneState]) -> api::Function {
+/// A function as the gateway lists it; `of_schedules` are the problems its schedules have.
+pub(crate) fn function(
+    name: &FunctionName,
+    listed: Option<&Function>,
+    of_schedules: &[AnnotationProblem],
+    lanes: &[LaneState],
+) -> api::Function {
     let unlisted = Function { available_replicas: 0, ..Function::plain(name.clone(), name.as_str()) };
     let function = listed.unwrap_or(&unlisted);
     api::Function {
@@ -126,6 +133,7 @@ pub(crate) fn function(name: &FunctionName, listed: Option<&Function>, lanes: &[
         problems: function
             .problems
             .iter()
+            .chain(of_schedules)
             .map(|problem| api::AnnotationProblem {
                 annotation: problem.key.to_string(),
                 value: problem.value.to_string(),
@@ -194,6 +202,27 @@ pub(crate) fn source(status: SourceStatus) -> api::Source {
             .map(|interval| api::Disconnection { from: time(interval.from), until: interval.until.map(time) })
             .collect(),
         disconnected_for: span(status.disconnected_for),
+    }
+}
+
+pub(crate) fn schedule(status: ScheduleStatus) -> api::Schedule {
+    let ScheduleStatus { state, rules, next } = status;
+    api::Schedule {
+        id: state.schedule.id.to_string(),
+        function: state.schedule.function.to_string(),
+        expression: state.schedule.expression.into(),
+        asked: rules.is_some(),
+        rules: rules.map(|rules| api::ScheduleRules {
+            time_zone: rules.time_zone.into(),
+            overlap: rules.overlap.into(),
+            missed: rules.missed.into(),
+            dst: rules.dst.into(),
+            jitter: Span(rules.jitter),
+        }),
+        paused: state.paused,
+        since: time(state.schedule.anchor),
+        last_run: state.last_fire.map(time),
+        next_run: next.map(time),
     }
 }
 

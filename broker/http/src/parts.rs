@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use broker_engine::{Budget, Control, Functions, Intake};
 use broker_model::source::Sources;
-use broker_model::{BodyReader, Clock, Ledger};
+use broker_model::{BodyReader, Clock, Ledger, TimetableBoard};
 
 use crate::metrics::HttpMetrics;
 use crate::settings::HttpSettings;
@@ -26,6 +26,8 @@ pub struct HttpParts {
     pub bodies: Arc<dyn BodyReader>,
     /// The running sources.
     pub sources: Arc<dyn Sources>,
+    /// The schedules, where a source runs them.
+    pub timetable: Arc<TimetableBoard>,
     /// Bytes in flight; taken before a body is read from its socket.
     pub budget: Budget,
     /// Time.

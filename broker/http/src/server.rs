@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 
 use broker_engine::{Budget, Control, Functions, Intake};
 use broker_model::source::Sources;
-use broker_model::{BodyReader, Clock, Ledger};
+use broker_model::{BodyReader, Clock, Ledger, TimetableBoard};
 
 use crate::auth::{Guard, Peer};
 use crate::metrics::{self, HttpMetrics};
@@ -75,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) bodies: Arc<dyn BodyReader>,
     pub(crate) sources: Arc<dyn Sources>,
+    pub(crate) timetable: Arc<TimetableBoard>,
     pub(crate) budget: Budget,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: HttpMetrics,
@@ -109,6 +110,7 @@ impl Http {
             ledger: parts.ledger,
             bodies: parts.bodies,
             sources: parts.sources,
+            timetable: parts.timetable,
             budget: parts.budget,
             started: parts.clock.monotonic(),
             clock: parts.clock,

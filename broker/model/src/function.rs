@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::names::{FunctionName, QueueName};
 use crate::policy::DeadLetterRule;
+use crate::timetable::ScheduleWish;
 use crate::topic::TopicPattern;
 
 /// One function of the gateway's list with its annotations read.
@@ -44,6 +45,8 @@ pub struct Function {
     pub dead_letter: Option<DeadLetterRule>,
     /// Where a copy of each dead letter is sent (`evoke.on-dead-letter`).
     pub on_dead_letter: Option<OnDeadLetter>,
+    /// When it is to run by itself (`schedule`), where `topic` says so.
+    pub schedule: Option<ScheduleWish>,
     /// Annotations that could not be used, for people.
     pub problems: Vec<AnnotationProblem>,
 }
@@ -67,6 +70,7 @@ impl Function {
             concurrency: None,
             dead_letter: None,
             on_dead_letter: None,
+            schedule: None,
             problems: Vec::new(),
         }
     }

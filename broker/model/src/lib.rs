@@ -34,6 +34,7 @@ pub mod queue;
 pub mod ranges;
 pub mod schedule;
 pub mod source;
+pub mod timetable;
 pub mod topic;
 pub mod trigger;
 
@@ -56,5 +57,6 @@ pub use policy::{RetryPolicy, Verdict};
 pub use position::{Partition, Position, Positions, Resume, Upstream, Voided};
 pub use queue::{Acceptance, Accepted, Delivery, Draft, InvocationQueue, Settlement, StoreError};
 pub use schedule::{Fire, Schedule, ScheduleId, ScheduleState, Schedules};
+pub use timetable::{ScheduleWish, ScheduleWishes, Timetable, TimetableBoard};
 pub use topic::{Topic, TopicPattern, Wildcards};
 pub use trigger::{Demand, Trigger, TriggerTable};

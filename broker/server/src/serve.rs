@@ -7,7 +7,7 @@ use anyhow::Context;
 use broker_config::Loaded;
 use broker_engine::Engine;
 use broker_http::{Http, HttpMetrics, HttpParts, HttpSettings, Phase, Shutdown};
-use broker_model::{Clock, InvocationQueue};
+use broker_model::{Clock, InvocationQueue, TimetableBoard};
 use broker_store_embedded::{EmbeddedStore, OsFiles};
 use connectors_runtime::SourcesRuntime;
 use connectors_sdk::describe;
@@ -87,7 +87,8 @@ impl Broker {
             gateway: None,
         })
         .await?;
-        let sources = wiring::sources(config, &engine, &store, &clock).await?;
+        let timetable = Arc::new(TimetableBoard::default());
+        let sources = wiring::sources(config, &engine, &store, &clock, &timetable).await?;
 
         let mut registry = Registry::default();
         let http_metrics = HttpMetrics::default();
@@ -101,6 +102,7 @@ impl Broker {
             ledger: store.clone(),
             bodies: store.clone(),
             sources: sources.clone(),
+            timetable,
             budget: engine.budget(),
             clock,
             registry: Arc::new(registry),

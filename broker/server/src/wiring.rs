@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use broker_config::Config;
 use broker_engine::{Engine, EngineSettings};
-use broker_model::{Clock, SourceName};
+use broker_model::{Clock, SourceName, TimetableBoard};
 use broker_store_embedded::{DedupOptions, EmbeddedStore, Options, Retention};
 use connectors_runtime::{Configured, Ports, SourcesRuntime};
+use connectors_sdk::ScheduleAccess;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{error, info};
@@ -67,12 +68,20 @@ pub(crate) async fn sources(
     engine: &Engine,
     store: &Arc<EmbeddedStore>,
     clock: &Arc<dyn Clock>,
+    timetable: &Arc<TimetableBoard>,
 ) -> anyhow::Result<Arc<SourcesRuntime>> {
     let functions = engine.functions();
     let runtime = SourcesRuntime::new(Ports {
         events: Arc::new(engine.intake()),
         positions: store.clone(),
         queue: store.clone(),
+        schedules: Some(ScheduleAccess {
+            store: store.clone(),
+            queue: store.clone(),
+            ledger: store.clone(),
+            wishes: functions.schedules(),
+            board: timetable.clone(),
+        }),
         demand: functions.demand(),
         loaded: functions.loading(),
         clock: clock.clone(),

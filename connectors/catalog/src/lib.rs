@@ -4,6 +4,8 @@ use connectors_sdk::Connector;
 
 /// Every connector, by kind.
 pub const ALL: &[&dyn Connector] = &[
+    #[cfg(feature = "cron")]
+    &connectors_cron::Cron,
     #[cfg(feature = "kafka")]
     &connectors_kafka::Kafka,
     #[cfg(feature = "nats")]

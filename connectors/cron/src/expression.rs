@@ -112,6 +112,15 @@ impl Expression {
         &self.text
     }
 
+    /// As everybody would write it: single spaces, `CRON_TZ=` for the zone. What it is told from others by.
+    pub fn normal(&self) -> String {
+        let text = self.text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        match text.strip_prefix("TZ=") {
+            Some(rest) => format!("CRON_TZ={rest}"),
+            None => text,
+        }
+    }
+
     /// The zone it names; where it names none, the source's zone serves.
     pub fn zone(&self) -> Option<&TimeZone> {
         self.zone.as_ref()

@@ -13,7 +13,8 @@ use tracing::{error, info};
 
 use connectors_sdk::{
     Capabilities, Clock, Connector, Demand, EventSink, HealthBoard, InvocationQueue, Pausable, Positions,
-    Series, SettingsError, SourceContext, SourceName, SourceStatus, Sources, StoreError, Wildcards,
+    ScheduleAccess, Series, SettingsError, SourceContext, SourceName, SourceStatus, Sources, StoreError,
+    Wildcards,
 };
 
 use crate::sink::CountedSink;
@@ -28,6 +29,8 @@ pub struct Ports {
     pub positions: Arc<dyn Positions>,
     /// Remembers which sources are held.
     pub queue: Arc<dyn InvocationQueue>,
+    /// Schedules, for the source that runs them.
+    pub schedules: Option<ScheduleAccess>,
     /// What functions ask for.
     pub demand: watch::Receiver<Demand>,
     /// Whether a function list was loaded; nothing starts before.
@@ -220,6 +223,7 @@ impl SourcesRuntime {
                 events: Arc::new(CountedSink { inner: self.ports.events.clone(), board: board.clone() }),
                 demand: self.ports.demand.clone(),
                 positions: self.ports.positions.clone(),
+                schedules: self.ports.schedules.clone(),
                 health: board.health(),
                 shutdown: stop.clone(),
                 clock: self.ports.clock.clone(),

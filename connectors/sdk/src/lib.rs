@@ -12,7 +12,7 @@
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
 //! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
-//! [`retries`], [`tls`], [`secret`], [`byte_size`].
+//! [`retries`], [`tls`], [`secret`], [`byte_size`]; [`schedules`] is for one kind alone.
 
 pub mod byte_size;
 pub mod common;
@@ -23,6 +23,7 @@ pub mod header_policy;
 pub mod health;
 mod positions;
 pub mod retries;
+pub mod schedules;
 pub mod secret;
 pub mod series;
 pub mod settings;
@@ -41,12 +42,19 @@ pub use broker_model::source::{
 pub use broker_model::{
     Backoff, Clock, CloudEvent, DedupKey, Demand, Event, EventSink, Fingerprint, FunctionName, Headers,
     InvocationId, InvocationQueue, Jitter, Partition, Position, Positions, Receipt, Refusal, Resume, Retry,
-    SourceName, StoreError, Timestamp, Topic, TopicPattern, Upstream, Voided, Wildcards,
+    SourceName, State, StoreError, Timestamp, Topic, TopicPattern, Upstream, Voided, Wildcards,
 };
 pub use broker_model::{
+    function::AnnotationProblem,
     intake::{Lost, Quarantined},
-    names::NameError,
+    ledger::{Filter, Ledger, Page},
+    names::{CallId, NameError},
     queue::Pausable,
+    schedule::{Fire, Instant, Schedule, ScheduleId, ScheduleState, Schedules},
+    timetable::{
+        Backfilled, Post, ScheduleRules, ScheduleStatus, ScheduleWish, ScheduleWishes, Timetable,
+        TimetableBoard, TimetableError,
+    },
 };
 pub use byte_size::ByteSize;
 pub use common::Common;
@@ -57,6 +65,7 @@ pub use header_policy::HeaderPolicy;
 pub use health::{Health, HealthBoard};
 pub use positions::NoPositions;
 pub use retries::Retries;
+pub use schedules::ScheduleAccess;
 pub use secret::Secret;
 pub use series::{Family, Series};
 pub use settings::{Problem, Reader, Setting, SettingsError, Topics};

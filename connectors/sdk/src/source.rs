@@ -12,6 +12,7 @@ use broker_model::source::Capabilities;
 use broker_model::{Clock, Demand, Event, EventSink, Positions, Receipt, Refusal, Retry};
 
 use crate::health::Health;
+use crate::schedules::ScheduleAccess;
 
 /// One configured subscription, ready to run.
 #[async_trait]
@@ -39,6 +40,8 @@ pub struct SourceContext {
     pub demand: watch::Receiver<Demand>,
     /// What was received of partitions, for sources whose messages have positions.
     pub positions: Arc<dyn Positions>,
+    /// Schedules, for the source that runs them; `None` where nobody keeps any.
+    pub schedules: Option<ScheduleAccess>,
     /// Where it says how it does.
     pub health: Health,
     /// Told to stop. Nothing may be begun after it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use broker_config::{go_duration, parse_duration};
 use broker_model::function::{AnnotationProblem, Concurrency, OnDeadLetter};
 use broker_model::policy::DeadLetterRule;
-use broker_model::{Function, FunctionName, QueueName, Topic, TopicPattern};
+use broker_model::{Function, FunctionName, QueueName, ScheduleWish, Topic, TopicPattern};
 
 /// The prefix of Evoke's own annotations.
 const OURS: &str = "evoke.";
@@ -16,8 +16,12 @@ const OURS: &str = "evoke.";
 /// Those that say when to run: read by whoever keeps schedules.
 const SCHEDULES: &str = "evoke.schedule.";
 
+/// The topic of a function that is to run by its schedules.
+const SCHEDULED: &str = "cron-function";
+
 /// Writes what `annotations` say into `function`.
 pub(crate) fn read(function: &mut Function, annotations: &BTreeMap<String, String>, default_namespace: &str) {
+    let mut schedule = ScheduleWish::default();
     for (key, value) in annotations {
         let read = match key.as_str() {
             "topic" => topics(value, |text| Topic::parse(text).map(|topic| TopicPattern::exact(&topic)))
@@ -39,7 +43,14 @@ pub(crate) fn read(function: &mut Function, annotations: &BTreeMap<String, Strin
             "evoke.on-dead-letter" => {
                 on_dead_letter(value, default_namespace).map(|target| function.on_dead_letter = Some(target))
             }
-            key if key.starts_with(SCHEDULES) => Ok(()),
+            "schedule" => {
+                schedule.expressions = value.as_str().into();
+                Ok(())
+            }
+            key if key.starts_with(SCHEDULES) => {
+                schedule.policies.insert(key[SCHEDULES.len()..].into(), value.as_str().into());
+                Ok(())
+            }
             key if key.starts_with(OURS) => Err("evoke knows no annotation of this name".to_owned()),
             _ => Ok(()),
         };
@@ -53,6 +64,9 @@ pub(crate) fn read(function: &mut Function, annotations: &BTreeMap<String, Strin
     }
     let mut seen = std::collections::HashSet::new();
     function.topics.retain(|topic| seen.insert(topic.clone()));
+    // Whoever keeps schedules reads them, and says what is wrong with them. Without the topic they are not Evoke's.
+    let asks = function.topics.iter().any(|topic| topic.is_exact() && topic.as_str() == SCHEDULED);
+    function.schedule = asks.then_some(schedule).filter(|schedule| *schedule != ScheduleWish::default());
 }
 
 /// A comma list: pieces trimmed, empty ones dropped.
@@ -144,6 +158,21 @@ mod tests {
 
     fn texts(function: &Function) -> Vec<String> {
         function.topics.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_schedule_is_handed_on_as_written_where_the_topic_says_so() {
+        let written = [("schedule", "@daily; 0 0 * * 7"), ("evoke.schedule.overlap", "skip")];
+        let with = |topic| function(&[&[("topic", topic)], &written[..]].concat());
+
+        for topic in ["cron-function", " payment.created , cron-function"] {
+            let schedule = with(topic).schedule.unwrap();
+            assert_eq!(&*schedule.expressions, "@daily; 0 0 * * 7");
+            assert_eq!(schedule.policies.get("overlap").map(|value| &**value), Some("skip"));
+            assert_eq!(with(topic).problems, [], "whoever runs schedules says what is wrong with them");
+        }
+        assert_eq!(with("cron").schedule, None);
+        assert_eq!(function(&[("topic", "cron-function")]).schedule, None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use broker_model::ledger::LaneStats;
 use broker_model::queue::Pausable;
 use broker_model::{
     Clock, Demand, Function, FunctionName, FunctionTable, InvocationQueue, LaneTarget, Ledger, QueueName,
-    Timestamp, TriggerTable,
+    ScheduleWishes, Timestamp, TriggerTable,
 };
 
 use crate::dispatch::Board;
@@ -32,6 +32,7 @@ const GONE: usize = 4096;
 pub(crate) struct State {
     snapshot: ArcSwap<Snapshot>,
     demand: watch::Sender<Demand>,
+    schedules: watch::Sender<Arc<ScheduleWishes>>,
     loaded: watch::Sender<bool>,
     changed: watch::Sender<u64>,
     problem: Mutex<Option<ListProblem>>,
@@ -102,6 +103,7 @@ impl State {
         State {
             snapshot: ArcSwap::from_pointee(Snapshot::new(false, Arc::default(), BTreeMap::new(), delivery)),
             demand: watch::Sender::new(Demand::default()),
+            schedules: watch::Sender::new(Arc::default()),
             loaded: watch::Sender::new(false),
             changed: watch::Sender::new(0),
             problem: Mutex::default(),
@@ -138,12 +140,24 @@ impl State {
         while gone.len() > GONE {
             gone.pop_first();
         }
+        let schedules: ScheduleWishes = table
+            .functions
+            .values()
+            .filter_map(|function| Some((function.name.clone(), function.schedule.clone()?)))
+            .collect();
         let snapshot = Snapshot::new(true, Arc::new(table), gone, delivery);
         let demand = snapshot.triggers.demand();
         self.snapshot.store(Arc::new(snapshot));
         self.demand.send_if_modified(|known| {
             let differs = *known != demand;
             *known = demand;
+            differs
+        });
+        self.schedules.send_if_modified(|known| {
+            let differs = **known != schedules;
+            if differs {
+                *known = Arc::new(schedules);
+            }
             differs
         });
         // Behind the demand, so that whoever waits for a list finds the demand it leads to.
@@ -326,6 +340,11 @@ impl Functions {
     /// The rules calls of a function are delivered under: its annotations as last known, over the defaults.
     pub fn rules(&self, function: &FunctionName) -> Arc<Rules> {
         self.state.snapshot.load().rules(function).clone()
+    }
+
+    /// What functions ask of schedules; empty until a list is loaded.
+    pub fn schedules(&self) -> watch::Receiver<Arc<ScheduleWishes>> {
+        self.state.schedules.subscribe()
     }
 
     /// What sources should listen for; changes only when it differs.

@@ -74,7 +74,10 @@ pub(crate) fn stored_of_event(event: &Event, cloud_events: bool) -> Headers {
     let own =
         || event.headers.iter().filter(|(name, _)| passes(name, &listed) && !name.starts_with("evoke-"));
     let mut stored = Headers::new();
-    stored.append("x-connector", "connector-sdk");
+    // OpenFaaS' cron connector is the one that is not built on its connector SDK.
+    if event.fire.is_none() {
+        stored.append("x-connector", "connector-sdk");
+    }
     stored.append("x-topic", field_text(event.topic.as_str()));
     for (name, value) in own() {
         if name != "x-topic" {

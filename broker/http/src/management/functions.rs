@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use broker_api::{Function, List, Paused, ProblemKind};
 use broker_model::FunctionName;
+use broker_model::function::AnnotationProblem;
 
 use super::{Answer, Here, Segment, function_name, json};
 use crate::convert;
@@ -56,7 +57,20 @@ fn with_lanes(shared: &Shared) -> impl Iterator<Item = FunctionName> {
 }
 
 fn shown(shared: &Shared, name: &FunctionName) -> Function {
-    convert::function(name, shared.functions.table().get(name), &shared.functions.lane_states(name))
+    let table = shared.functions.table();
+    let listed = table.get(name);
+    let of_schedules = match (shared.timetable.get(), listed.and_then(|function| function.schedule.as_ref()))
+    {
+        (Some(timetable), Some(_)) => timetable.problems(name),
+        // A schedule that nobody runs is a silent fault otherwise.
+        (None, Some(wish)) => vec![AnnotationProblem {
+            key: "schedule".into(),
+            value: wish.expressions.chars().take(256).collect::<String>().into(),
+            problem: "no source runs schedules: add sources.clock.cron to the configuration".into(),
+        }],
+        (_, None) => Vec::new(),
+    };
+    convert::function(name, listed, &of_schedules, &shared.functions.lane_states(name))
 }
 
 /// The function of this name, if there is anything to say of it: it is listed, held, or calls wait for it.

@@ -7,6 +7,7 @@ mod events;
 mod functions;
 mod info;
 mod invocations;
+mod schedules;
 mod sources;
 
 use std::collections::HashMap;
@@ -49,6 +50,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/sources/{name}", get(sources::show))
         .route("/v1/sources/{name}/pause", post(sources::pause))
         .route("/v1/sources/{name}/resume", post(sources::resume))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/{id}", get(schedules::show))
+        .route("/v1/schedules/{id}/run", post(schedules::run))
+        .route("/v1/schedules/{id}/pause", post(schedules::pause))
+        .route("/v1/schedules/{id}/resume", post(schedules::resume))
+        .route("/v1/schedules/{id}/backfill", post(schedules::backfill))
         .route("/v1/invocations", get(invocations::list))
         .route("/v1/invocations/{id}", get(invocations::show))
         .route("/v1/invocations/{id}/body", get(invocations::body))

@@ -9,7 +9,7 @@ use broker_demo_gateway::{DemoGateway, Function};
 use broker_engine::{Engine, EngineSettings, Parts};
 use broker_http::{Http, HttpMetrics, HttpParts, HttpSettings, Phase, Shutdown};
 use broker_model::source::{Capabilities, SourceCounts, SourceState, SourceStatus, Sources};
-use broker_model::{SourceName, StoreError, Timestamp, Wildcards};
+use broker_model::{SourceName, StoreError, Timestamp, TimetableBoard, Wildcards};
 use prometheus_client::registry::Registry;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -59,6 +59,7 @@ pub(crate) struct Broker {
     pub(crate) addr: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) sources: Arc<OneSource>,
+    pub(crate) timetable: Arc<TimetableBoard>,
     pub(crate) client: reqwest::Client,
     pub(crate) serving: Vec<JoinHandle<()>>,
     engine: Option<Engine>,
@@ -95,6 +96,7 @@ impl Broker {
         engine.metrics().register(&mut registry);
         let (phase, phases) = watch::channel(Phase::Ready);
         let sources = Arc::new(OneSource::default());
+        let timetable = Arc::new(TimetableBoard::default());
         let http = Http::new(HttpParts {
             intake: engine.intake(),
             control: engine.control(),
@@ -102,6 +104,7 @@ impl Broker {
             ledger: shared.clone(),
             bodies: shared,
             sources: sources.clone(),
+            timetable: timetable.clone(),
             budget: engine.budget(),
             clock,
             registry: Arc::new(registry),
@@ -129,6 +132,7 @@ impl Broker {
             addr,
             metrics,
             sources,
+            timetable,
             client,
             serving,
             engine: Some(engine),

@@ -9,5 +9,6 @@ mod guard;
 mod management;
 mod metrics;
 mod operator;
+mod schedules;
 mod stop;
 mod uploads;

@@ -15,7 +15,7 @@ struct Arguments {
 }
 
 /// Results, remarks and exit code of a command.
-async fn evoke(broker: &Broker, line: &[&str]) -> (String, String, u8) {
+pub(crate) async fn evoke(broker: &Broker, line: &[&str]) -> (String, String, u8) {
     let url = broker.url("");
     let arguments =
         Arguments::try_parse_from(["evoke", "--url", &url].iter().chain(line)).expect("a command");

@@ -147,6 +147,7 @@ impl Rig {
             events: Arc::new(store.clone()),
             demand: demand.subscribe(),
             positions: Arc::new(store.marks.clone()),
+            schedules: None,
             health: board.health(),
             shutdown: stop.clone(),
             clock,

@@ -68,6 +68,7 @@ impl Rig {
             events: taken.clone(),
             demand: demand.subscribe(),
             positions: Arc::new(NoPositions),
+            schedules: None,
             health: board.health(),
             shutdown: stop.clone(),
             clock,

@@ -140,6 +140,7 @@ impl World {
             events: Arc::new(TopicSink),
             positions: Arc::new(NoPositions),
             queue: Arc::new(store.clone()),
+            schedules: None,
             demand: demand_seen,
             loaded: loaded_seen,
             clock,

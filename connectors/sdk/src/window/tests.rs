@@ -78,6 +78,7 @@ impl Bench {
             events: sink.clone(),
             demand: watch::channel(Demand::default()).1,
             positions: Arc::new(crate::NoPositions),
+            schedules: None,
             health: board.health(),
             shutdown: CancellationToken::new(),
             clock,

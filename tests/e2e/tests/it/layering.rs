@@ -13,10 +13,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("connectors-sdk", &["broker-model"]),
     ("broker-engine", &["broker-model", "broker-config"]),
     ("connectors-runtime", &["connectors-sdk"]),
-    ("connectors-cron", &[]),
+    ("connectors-cron", &["connectors-sdk"]),
     ("connectors-kafka", &["connectors-sdk"]),
     ("connectors-nats", &["connectors-sdk"]),
-    ("connectors-catalog", &["connectors-sdk", "connectors-kafka", "connectors-nats"]),
+    ("connectors-catalog", &["connectors-sdk", "connectors-cron", "connectors-kafka", "connectors-nats"]),
     ("broker-http", &["broker-model", "broker-engine", "broker-config", "broker-api"]),
     ("broker-cli", &["broker-api"]),
     (

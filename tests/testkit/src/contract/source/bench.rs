@@ -285,6 +285,7 @@ impl<U: Upstream> Bench<U> {
             events: sink,
             demand: self.demand.subscribe(),
             positions: self.positions.clone(),
+            schedules: None,
             health: board.health(),
             shutdown: stop.clone(),
             clock: self.clock.clone(),
