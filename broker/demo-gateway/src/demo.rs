@@ -18,6 +18,7 @@ use crate::function::{Function, FunctionCall};
 /// | `orders-mailer` | 202 | `orders.created` |
 /// | `orders-invoice` | 503 with `Retry-After` once per call id, then 200 | `orders.created`, `orders.paid` |
 /// | `orders-schema` | 422 unless the body is a JSON object with an `id`: a dead letter without any retry | `orders.created` |
+/// | `clock` | 200 | to run every five minutes |
 /// | `audit` | 200, one call at a time | every topic that begins with `orders.` or `payments.` |
 pub fn demo_functions() -> Vec<Function> {
     vec![
@@ -35,6 +36,10 @@ pub fn demo_functions() -> Vec<Function> {
         retries(Function::answering("orders-schema", check), "5", "1s", "10s")
             .label("demo", "orders")
             .annotation("topic", "orders.created"),
+        Function::sink("clock")
+            .label("demo", "schedules")
+            .annotation("topic", "cron-function")
+            .annotation("schedule", "@every 5m"),
         Function::sink("audit")
             .label("demo", "orders")
             .annotation("evoke.topics", "orders.*, payments.*")

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use broker_demo_gateway::{Activity, CallbackReceiver, DemoGateway, demo_functions};
+use broker_model::{FunctionName, ScheduleId};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -42,6 +43,7 @@ async fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
     places.set(flag, "gateway.url", gateway.url());
     places.set(flag, "gateway.poll_interval", "2s");
     places.set(flag, "store.embedded.path", data.path().join("store").display());
+    places.set(flag, "sources.clock.cron.time_zone", "UTC");
     // A laptop's disk is often nearly full; a demo needs little of it.
     places.set(flag, "store.embedded.min_free", "64MiB");
     let loaded = places.read()?;
@@ -119,6 +121,10 @@ Publish an event; every function that asked for its topic runs:
   {evoke} publish orders.created --data '{{\"id\": 7}}'
   {evoke} publish orders.created --data 'no order at all'
 
+One runs by itself every five minutes, by its annotation; see when, or run it now:
+  {evoke} schedules list
+  {evoke} schedules run {clock}
+
 See what there is:
   {evoke} functions list
   {evoke} invocations list
@@ -126,10 +132,18 @@ See what there is:
 
 Stop with Ctrl-C. What happens:
 ",
+        clock = clock(),
         gateway = gateway.url(),
         data = data.display(),
         callback = callbacks.url("result"),
     )
+}
+
+/// The schedule of the function `clock`; an id follows from function and expression.
+fn clock() -> String {
+    let function = FunctionName::parse("clock", "openfaas-fn");
+    function
+        .map_or_else(|_| "ID".into(), |function| ScheduleId::derive(&function, "@every 5m", 0).to_string())
 }
 
 /// Prints what functions and the callback receiver see, until both have ended.

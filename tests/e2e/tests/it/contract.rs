@@ -435,6 +435,44 @@ fn parsed<'a>(sample: &'a str, name: &str) -> Option<(Vec<&'a str>, f64)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_a_schedule_annotation_is_read_and_run_as_openfaas_does() {
+    let gateway = DemoGateway::start([Function::echo("report")
+        .annotation("topic", "payment.created, cron-function")
+        .annotation("schedule", "*/5 * * * *; @every 90m; CRON_TZ=Asia/Tokyo 0 9 * * 1-5; 0 0 * * 7")])
+    .await
+    .unwrap();
+    let broker = Setup::beside(&gateway).config("sources: { clock: { cron: {} } }").start().await;
+    let schedules = eventually(SOON, "three schedules", async || {
+        let schedules = broker.items("/v1/schedules").await;
+        if schedules.len() == 3 { Ok(schedules) } else { Err(format!("{schedules:?}")) }
+    })
+    .await;
+
+    let mut read: Vec<_> = schedules
+        .iter()
+        .map(|schedule| {
+            [&schedule["expression"], &schedule["rules"]["time_zone"]].map(|text| text.as_str().unwrap())
+        })
+        .collect();
+    read.sort_unstable();
+    assert_eq!(
+        read,
+        [["*/5 * * * *", "UTC"], ["@every 90m", "UTC"], ["CRON_TZ=Asia/Tokyo 0 9 * * 1-5", "Asia/Tokyo"]]
+    );
+    let problems = broker.get("/v1/functions/report").await["problems"].take();
+    assert_eq!((problems.as_array().unwrap().len(), &problems[0]["value"]), (1, &"0 0 * * 7".into()));
+    assert!(problems[0]["problem"].as_str().unwrap().contains("Sunday is 0"), "{problems}");
+
+    let run = format!("/v1/schedules/{}/run", schedules[0]["id"].as_str().unwrap());
+    assert_eq!(send(broker.request(Method::POST, &run)).await.status, 202);
+    let call = one_call(&gateway, "report").await;
+    assert_eq!((call.method.as_str(), call.body.len()), ("POST", 0));
+    assert_eq!(call.header_values("x-topic"), ["cron-function"]);
+    assert_eq!(call.header_values("x-connector"), ["cron-connector"]);
+    assert_eq!(call.header("content-type"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a17_the_metrics_are_those_the_dashboards_know() {
     let (function, _never) = crate::broker::held("busy");
     let (gateway, broker) = beside([

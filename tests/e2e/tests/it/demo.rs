@@ -132,11 +132,14 @@ async fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
     })
     .await;
 
+    assert!(demo.follow(&["schedules list"]).await.contains("@every 5m"));
+    assert!(demo.follow(&["schedules run"]).await.contains("clock.openfaas-fn"));
+    demo.shows(&["clock", "cron-function"]).await;
     assert!(demo.follow(&["functions list"]).await.contains("orders-invoice"));
     assert!(demo.follow(&["invocations list"]).await.contains("echo"));
     assert!(demo.follow(&[" info"]).await.contains("ACCEPTED"));
     let ran: Vec<String> = demo.commands();
-    assert_eq!(ran.len(), 10, "each printed command was followed: {ran:?}");
+    assert_eq!(ran.len(), 12, "each printed command was followed: {ran:?}");
     eventually(SOON, "everything to have ended", async || demo.json(&["info"]).await["ledger"]["held"] == 0)
         .await;
 

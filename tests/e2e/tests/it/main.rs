@@ -14,5 +14,6 @@ mod faults;
 mod layering;
 mod listed;
 mod operate;
+mod schedules;
 mod tour;
 mod transcript;
