@@ -28,9 +28,9 @@ pub(crate) type Place = (Arc<str>, i32);
 /// What happens to a consumer, in the order in which it did.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// These are ours from now on, once [`Callbacks::assign`] was called with where to begin.
+    /// These are ours from now on, once [`assign`] was called with where to begin.
     Assigned(Vec<Place>),
-    /// These go to others, once [`Callbacks::unassign`] was called; until then they are ours to finish.
+    /// These go to others, once [`unassign`] was called; until then they are ours to finish.
     Revoked(Vec<Place>),
     /// These are no longer ours, and may be somebody else's already.
     Lost(Vec<Place>),
