@@ -13,7 +13,8 @@ section! {
         pub response: ByteSize = "10MiB",
         /// How much memory requests, bodies and answers may take while they are handled. Larger bodies go over disk.
         ///
-        /// A change needs a restart.
+        /// A request's share is given back once it is durable. The store keeps at most 16 MiB more of bodies it has just
+        /// written or read ahead, so that their delivery reads no disk. A change needs a restart.
         pub in_flight: ByteSize = "64MiB",
         /// How many invocations may wait, be retried or run; beyond it 429, and sources are held back.
         ///

@@ -25,6 +25,9 @@ section! {
         /// Nothing more is accepted (507) while the disk has less free space than this, such as `1GiB`.
         pub min_free: ByteSize = "1GiB",
         /// Nothing more is accepted (507) when the data directory would exceed this size, such as `20GiB`.
+        ///
+        /// The journal with the segment allocated ahead, its summaries, bodies of their own files and the index of dead
+        /// letters count. What was accepted before may still die, and the index grow by it.
         pub max_bytes: Option<ByteSize> = "none",
         /// How long what has ended can still be looked up.
         pub retention: Retention,

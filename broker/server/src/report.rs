@@ -9,6 +9,8 @@ pub(crate) fn report(found: &Recovered) {
     info!(
         clean = found.clean,
         segments = found.segments,
+        summarized = found.summarized,
+        bytes_read = found.bytes_read,
         records = found.records,
         held = found.held,
         dead = found.dead,
