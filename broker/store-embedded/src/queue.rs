@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use broker_model::queue::{Cancelled, Pausable, RedriveError, Settled};
 use broker_model::{
-    Acceptance, Accepted, Delivery, Invocation, InvocationId, InvocationQueue, Lane, Lease, Position, Reason,
-    Settlement, StoreError, Timestamp,
+    Acceptance, Accepted, Body, Delivery, Draft, Headers, Invocation, InvocationId, InvocationQueue, Lane,
+    Lease, Origin, Position, Reason, Settlement, StoreError, Timestamp,
 };
 
 use crate::EmbeddedStore;
@@ -25,7 +25,7 @@ use crate::table::{Entry, Phase};
 /// How many of a lane are read ahead when one has to be read from disk.
 const AHEAD: usize = 128;
 
-/// How many bytes of them at most.
+/// How many bytes of them at most, by what is known of them before they are read.
 const AHEAD_BYTES: u64 = 1 << 20;
 
 /// Resolves when a record is durable, or will not be.
@@ -67,7 +67,7 @@ impl InvocationQueue for EmbeddedStore {
             for (lane, n) in wanted {
                 let of_lane = core.state.lease(lane, *n);
                 if of_lane.iter().any(|claim| claim.fresh.is_none()) {
-                    ahead.extend(core.state.cold_ahead(lane, AHEAD));
+                    ahead.extend(core.state.cold_ahead(lane, AHEAD, AHEAD_BYTES));
                 }
                 claims.extend(of_lane);
             }
@@ -356,7 +356,8 @@ impl EmbeddedStore {
         for (n, mut claim) in claims.into_iter().enumerate() {
             match claim.fresh.take() {
                 Some(fresh) => {
-                    deliveries.push(Some(delivery(&claim, &fresh.acceptance, fresh.draft, fresh.at)));
+                    let part = Part::out_of(fresh.acceptance, fresh.draft);
+                    deliveries.push(Some(delivery(&claim, part, fresh.at)));
                 }
                 None => {
                     deliveries.push(None);
@@ -447,13 +448,15 @@ impl Shared {
     /// Reads what its lane will claim next, as long as we are at the disk anyway. What cannot be read is left to its claim.
     fn read_ahead(&self, ahead: Vec<(u64, Entry)>) {
         let mut read = Vec::with_capacity(ahead.len());
-        let mut bytes = 0;
-        for (number, entry) in ahead {
-            let Ok((record, size)) = self.read_record(entry.place) else { break };
-            bytes += u64::from(size);
-            read.extend(fresh_of(record, entry.part).map(|fresh| (number, fresh)));
-            if bytes >= AHEAD_BYTES {
-                break;
+        for run in ahead.chunk_by(|(_, one), (_, next)| lies_behind(one, next)) {
+            let (Some((_, first)), Some((_, last))) = (run.first(), run.last()) else { continue };
+            let length = (last.place.offset - first.place.offset).saturating_add(last.share);
+            let Ok(bytes) = self.read_bytes(first.place, length as usize) else { break };
+            for (number, entry) in run {
+                let at = (entry.place.offset - first.place.offset) as usize;
+                // A record of many drafts is longer than one draft's share of it.
+                let Some(record) = bytes.get(at..).and_then(|bytes| self.record_in(bytes)) else { continue };
+                read.extend(fresh_of(record, entry.part).map(|fresh| (*number, fresh)));
             }
         }
         let mut core = self.core();
@@ -469,7 +472,9 @@ impl Shared {
         let what = loop {
             match self.read_record(entry.place) {
                 Ok((record, _)) => match part_of(&record, entry.part) {
-                    Some((acceptance, draft, at)) => return Some(delivery(claim, acceptance, draft, at)),
+                    Some((acceptance, draft, at)) => {
+                        return Some(delivery(claim, Part::of(acceptance, draft), at));
+                    }
                     None => break "its record has no such part".to_owned(),
                 },
                 // It was copied forward between the claim and the read.
@@ -499,6 +504,14 @@ impl Shared {
         }
         None
     }
+}
+
+/// Whether the second record lies so close behind the first that one read for both costs less than two.
+fn lies_behind(one: &Entry, next: &Entry) -> bool {
+    let end = one.place.offset.saturating_add(one.share);
+    one.place.segment == next.place.segment
+        && next.place.offset > one.place.offset
+        && next.place.offset.saturating_sub(end) <= 4096
 }
 
 /// A settlement's record, and where in it the numbers of what follows belong.
@@ -544,8 +557,37 @@ pub(crate) fn part_of(record: &Record, part: u32) -> Option<(&Acceptance, usize,
     }
 }
 
-fn delivery(claim: &Claim, acceptance: &Acceptance, draft: usize, at: u64) -> Delivery {
-    let invocation = invocation(claim.lease.id, claim.lease.life, claim.life_began, acceptance, draft, at);
+/// One invocation's part of an acceptance.
+struct Part {
+    origin: Origin,
+    headers: Headers,
+    body: Body,
+    draft: Draft,
+}
+
+impl Part {
+    fn of(acceptance: &Acceptance, draft: usize) -> Part {
+        Part {
+            origin: acceptance.origin.clone(),
+            headers: acceptance.headers.clone(),
+            body: acceptance.body.clone(),
+            draft: acceptance.drafts[draft].clone(),
+        }
+    }
+
+    /// Without a copy, where nobody else holds the acceptance any more.
+    fn out_of(acceptance: Arc<Acceptance>, draft: usize) -> Part {
+        match Arc::try_unwrap(acceptance) {
+            Ok(Acceptance { origin, headers, body, mut drafts, .. }) => {
+                Part { origin, headers, body, draft: drafts.swap_remove(draft) }
+            }
+            Err(shared) => Part::of(&shared, draft),
+        }
+    }
+}
+
+fn delivery(claim: &Claim, part: Part, at: u64) -> Delivery {
+    let invocation = invocation_of(claim.lease.id, claim.lease.life, claim.life_began, part, at);
     Delivery { lease: claim.lease, invocation, made: claim.made, interrupted: claim.interrupted }
 }
 
@@ -558,16 +600,20 @@ pub(crate) fn invocation(
     draft: usize,
     at: u64,
 ) -> Invocation {
-    let draft = &acceptance.drafts[draft];
+    invocation_of(id, life, life_began, Part::of(acceptance, draft), at)
+}
+
+fn invocation_of(id: InvocationId, life: u32, life_began: u64, part: Part, at: u64) -> Invocation {
+    let Part { origin, headers, body, draft } = part;
     Invocation {
         id,
         life,
-        lane: draft.lane.clone(),
-        target: draft.target.clone(),
-        origin: acceptance.origin.clone(),
-        call_id: draft.call_id.clone(),
-        headers: acceptance.headers.clone(),
-        body: acceptance.body.clone(),
+        lane: draft.lane,
+        target: draft.target,
+        origin,
+        call_id: draft.call_id,
+        headers,
+        body,
         accepted_at: Timestamp::from_nanos(at),
         life_began_at: Timestamp::from_nanos(if life == 1 { at } else { life_began }),
         due: draft.due,

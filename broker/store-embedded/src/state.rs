@@ -453,7 +453,7 @@ impl State {
                 body,
             };
             self.add(&new, place, part + n as u32, now.wall);
-            if end.is_none() && !self.replaying {
+            if end.is_none() && !self.replaying && self.is_soon(number) {
                 self.keep_fresh(number, Fresh { acceptance: acceptance.clone(), draft: n, at });
             }
         }
@@ -507,6 +507,14 @@ impl State {
             self.body_of.insert(new.number, file);
             *self.body_refs.entry(file).or_default() += 1;
         }
+    }
+
+    /// Whether it is worth memory until it runs: what waits behind many others is read back with its neighbours when its
+    /// turn comes, and would only drive out what runs sooner.
+    fn is_soon(&self, number: u64) -> bool {
+        const SOON: usize = 1024;
+        let lane = self.table.get(number).and_then(|entry| self.lanes.get(entry.lane));
+        lane.is_some_and(|lane| lane.ready.len() <= SOON)
     }
 
     fn keep_fresh(&mut self, number: u64, fresh: Fresh) {
@@ -592,8 +600,9 @@ impl State {
         claims
     }
 
-    /// What a lane would claim next and has to be read from disk, at most `most` of it, in the order of the claims.
-    pub(crate) fn cold_ahead(&self, lane: &Lane, most: usize) -> Vec<(u64, Entry)> {
+    /// What a lane would claim next and has to be read from disk, at most `most` of it and about so many bytes, in the
+    /// order of the claims.
+    pub(crate) fn cold_ahead(&self, lane: &Lane, most: usize, bytes: u64) -> Vec<(u64, Entry)> {
         let Some(lane_number) = self.lanes.number_of(lane) else { return Vec::new() };
         let Some(lane) = self.lanes.get(lane_number) else { return Vec::new() };
         lane.ready
@@ -602,6 +611,11 @@ impl State {
             .filter(|number| !self.fresh.contains_key(number))
             .filter_map(|number| Some((*number, *self.table.get(*number)?)))
             .filter(|(_, entry)| entry.phase() == Phase::Ready && entry.lane == lane_number)
+            .scan(bytes, |left, one| {
+                let enough = *left == 0;
+                *left = left.saturating_sub(u64::from(one.1.share));
+                (!enough).then_some(one)
+            })
             .collect()
     }
 

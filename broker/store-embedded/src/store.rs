@@ -262,13 +262,13 @@ impl Shared {
     fn read_raw(&self, place: Place) -> Result<(u8, Bytes, u32), ReadError> {
         // Most records are smaller than this, so that one read does.
         const GUESS: usize = 4096;
-        let path = self.segment_path(place.segment);
+        let path = || self.segment_path(place.segment);
         let file = self.handle(place.segment)?;
-        let failed = |error| ReadError::Io(path.clone(), error);
+        let failed = |error| ReadError::Io(path(), error);
         let mut buffer = vec![0; GUESS];
         let read = file.read_at(&mut buffer, u64::from(place.offset)).map_err(failed)?;
         buffer.truncate(read);
-        let damaged = || ReadError::Damaged(path.clone());
+        let damaged = || ReadError::Damaged(path());
         let length = segment::record_length(&buffer).ok_or_else(damaged)?;
         if length > buffer.len() {
             // A length is believed only as far as the file goes.
@@ -286,7 +286,27 @@ impl Shared {
         // What is read ahead is kept, and counted by its length.
         buffer.shrink_to_fit();
         let (kind, payload) = segment::record_at(self.salt, &buffer).ok_or_else(damaged)?;
+        // What is kept of it is kept for long at times: without the room that was only guessed.
+        buffer.shrink_to_fit();
         Ok((kind, Bytes::from(buffer).slice(payload), length as u32))
+    }
+
+    /// Reads so many bytes of a segment, or fewer at its end. Blocks.
+    pub(crate) fn read_bytes(&self, from: Place, length: usize) -> Result<Vec<u8>, ReadError> {
+        let file = self.handle(from.segment)?;
+        let mut buffer = vec![0; length];
+        let read = file
+            .read_at(&mut buffer, u64::from(from.offset))
+            .map_err(|error| ReadError::Io(self.segment_path(from.segment), error))?;
+        buffer.truncate(read);
+        Ok(buffer)
+    }
+
+    /// The record these bytes begin with, in memory of its own; `None` when it is not whole.
+    pub(crate) fn record_in(&self, bytes: &[u8]) -> Option<Record> {
+        let bytes = bytes.get(..segment::record_length(bytes)?)?;
+        let (kind, payload) = segment::record_at(self.salt, bytes)?;
+        record::read(kind, Bytes::copy_from_slice(bytes.get(payload)?)).ok()
     }
 
     fn handle(&self, segment: u32) -> Result<Arc<dyn File>, ReadError> {

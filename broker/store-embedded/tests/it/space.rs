@@ -6,6 +6,7 @@ use broker_model::{
     Acceptance, Accepted, Clock, DedupKey, Fingerprint, InvocationQueue, Ledger, Reason, Settlement, State,
 };
 use broker_store_embedded::{Options, Retention};
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::kit::*;
@@ -129,4 +130,40 @@ async fn what_ended_can_be_looked_up_for_as_long_as_its_retention_says_however_s
     clock.advance(Duration::from_secs(3601));
     eventually(|| store.health().disk_bytes <= 4 * (64 << 10)).await;
     assert_eq!(store.find(ids[99]).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_longer_than_memory_comes_back_whole_and_in_order() {
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let (store, _) = open(options(dir.path()), &clock);
+    let mut accepted = Vec::new();
+    for round in 0..50 {
+        let calls = (0..64).map(|n| {
+            let body = Bytes::from(format!("{round} {n} ").repeat(1 + n * 4));
+            let mut acceptance = call("behind", body.clone());
+            // Neighbours of other lanes, and records that are longer than one draft's share.
+            if n % 5 == 0 {
+                acceptance.drafts.push(draft("beside"));
+            }
+            let store = &store;
+            async move { (accept(store, acceptance).await, body) }
+        });
+        accepted.extend(futures::future::join_all(calls).await);
+    }
+    // Ids carry the order of acceptance.
+    accepted.sort_by_key(|(id, _)| id.as_u128());
+
+    let mut delivered = Vec::new();
+    while delivered.len() < accepted.len() {
+        let deliveries = store.lease(&[(lane("behind"), 48)]).await.unwrap();
+        assert!(!deliveries.is_empty(), "{} of {} came back", delivered.len(), accepted.len());
+        for delivery in deliveries {
+            let body = read(&store, &delivery.invocation.body).await;
+            assert_eq!(delivery.invocation.target, draft("behind").target);
+            delivered.push((delivery.lease.id, body));
+        }
+    }
+    assert!(delivered == accepted, "another order, or other bodies");
+    assert_eq!(drain(&store, "beside").await, 50 * 13);
+    assert_no_drift(&store);
 }
