@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -600,6 +600,7 @@ impl Dispatcher {
     }
 
     fn start(&mut self, wanted: &[Wanted], deliveries: Vec<Delivery>) {
+        let mut given_back = self.admit_one_suspect(&deliveries);
         let mut deliveries = deliveries.into_iter().peekable();
         for want in wanted {
             let mut started = 0;
@@ -609,7 +610,11 @@ impl Dispatcher {
                     .is_some_and(|target| target.lanes[want.lane].lane == delivery.invocation.lane)
             }) {
                 started += 1;
-                self.deliver(want, delivery);
+                if !self.runs_alone(&delivery) {
+                    self.deliver(want, delivery, Vec::new());
+                } else if self.suspect == Some(delivery.invocation.id) {
+                    self.deliver(want, delivery, std::mem::take(&mut given_back));
+                }
             }
             let Some(target) = &mut self.targets[want.target] else { continue };
             if started < want.count {
@@ -623,27 +628,43 @@ impl Dispatcher {
         debug_assert!(deliveries.peek().is_none(), "a store leases what was asked for, in that order");
     }
 
-    fn deliver(&mut self, want: &Wanted, delivery: Delivery) {
+    fn runs_alone(&self, delivery: &Delivery) -> bool {
+        let bound = self.shared.live.load().settings.delivery.interruptions;
+        after_interruptions(delivery.interrupted, bound) == AfterInterruption::RunAlone
+    }
+
+    /// Lets one suspect in where none runs, and gives the others back. What is leased when the broker dies counts as running:
+    /// suspects interrupted together come due together, and an innocent one leased beside a deadly one would die with it.
+    fn admit_one_suspect(&mut self, deliveries: &[Delivery]) -> Vec<JoinHandle<()>> {
+        let mut given_back = Vec::new();
+        for delivery in deliveries {
+            if !self.runs_alone(delivery) {
+                continue;
+            }
+            let (lease, id) = (delivery.lease, delivery.invocation.id);
+            if self.suspect.is_none() {
+                warn!(
+                    invocation.id = %id, interrupted = delivery.interrupted,
+                    "a call the broker died during before runs alone"
+                );
+                self.suspect = Some(id);
+                continue;
+            }
+            let shared = self.shared.clone();
+            given_back.push(self.shared.tasks.spawn(async move {
+                let wait = Settlement::Released { wait: SUSPECT_WAIT };
+                if let Err(error) = shared.queue.settle(lease, wait).await {
+                    error!(invocation.id = %id, %error, "cannot give a call back");
+                }
+            }));
+        }
+        given_back
+    }
+
+    /// Starts a delivery, a suspect's once all that was given back for its sake is durable.
+    fn deliver(&mut self, want: &Wanted, delivery: Delivery, given_back: Vec<JoinHandle<()>>) {
         let Some(target) = &mut self.targets[want.target] else { return };
         let (lease, id) = (delivery.lease, delivery.invocation.id);
-        let bound = self.shared.live.load().settings.delivery.interruptions;
-        if after_interruptions(delivery.interrupted, bound) == AfterInterruption::RunAlone {
-            if self.suspect.is_some() {
-                let shared = self.shared.clone();
-                self.shared.tasks.spawn(async move {
-                    let wait = Settlement::Released { wait: SUSPECT_WAIT };
-                    if let Err(error) = shared.queue.settle(lease, wait).await {
-                        error!(invocation.id = %id, %error, "cannot give a call back");
-                    }
-                });
-                return;
-            }
-            warn!(
-                invocation.id = %id, interrupted = delivery.interrupted,
-                "a call the broker died during before runs alone"
-            );
-            self.suspect = Some(id);
-        }
         let slot = Slot {
             messages: self.sender.clone(),
             target: want.target,
@@ -665,7 +686,18 @@ impl Dispatcher {
             LaneTarget::Function(_) => self.functions.running += 1,
             LaneTarget::CallbackHosts(_) => self.callbacks.running += 1,
         }
-        let abort = self.shared.tasks.spawn(delivering.run()).abort_handle();
+        let task = if given_back.is_empty() {
+            self.shared.tasks.spawn(delivering.run())
+        } else {
+            self.shared.tasks.spawn(async move {
+                for release in given_back {
+                    // It reports its own failure.
+                    let _ = release.await;
+                }
+                delivering.run().await;
+            })
+        };
+        let abort = task.abort_handle();
         self.running.insert(id, Running { abort, lease });
     }
 

@@ -1,10 +1,11 @@
 //! Ends, clean and otherwise, and what comes after.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use broker_engine::{Drained, EngineSettings};
-use broker_model::{InvocationQueue, Reason, State};
+use broker_model::{InvocationQueue, Ledger, Reason, State};
+use testkit::reference::ReferenceStore;
 use testkit::time::eventually;
 
 use crate::broker::{Broker, LONG, Start, secs};
@@ -128,4 +129,38 @@ async fn suspects_run_one_at_a_time_and_the_rest_beside_them() {
 
     broker.reaches(beside, State::Completed).await;
     assert_eq!(script.peak.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_runs_when_the_others_of_its_moment_have_been_given_back() {
+    let store: Arc<OnceLock<ReferenceStore>> = Arc::default();
+    let leased = Arc::new(Mutex::new(Vec::new()));
+    let script = Script::new({
+        let (store, leased) = (store.clone(), leased.clone());
+        move |_| {
+            if let Some(store) = store.get() {
+                leased.lock().unwrap().push(store.lanes().iter().map(|lane| lane.delivering).sum::<u64>());
+            }
+            Reply::status(200).after(secs(60))
+        }
+    });
+    script.deploy("env", &[("evoke.concurrency", "10")]);
+    let mut broker = Broker::start(with(&script)).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(broker.call("env").await);
+    }
+    for _ in 0..3 {
+        eventually(LONG, "all to run", async || script.running.load(Ordering::SeqCst) == 4).await;
+        let (died, clock) = broker.kill().await;
+        broker = Broker::on(died, clock, with(&script)).await;
+    }
+    store.set(broker.store.clone()).ok().expect("set once");
+
+    for id in ids {
+        broker.reaches(id, State::Completed).await;
+    }
+
+    // A broker that died now would count an interruption against all that it holds, not against the one alone.
+    assert_eq!(*leased.lock().unwrap(), [1, 1, 1, 1]);
 }
