@@ -155,7 +155,7 @@ async fn a_suspect_runs_when_the_others_of_its_moment_have_been_given_back() {
         let (died, clock) = broker.kill().await;
         broker = Broker::on(died, clock, with(&script)).await;
     }
-    store.set(broker.store.clone()).ok().expect("set once");
+    assert!(store.set(broker.store.clone()).is_ok(), "set once");
 
     for id in ids {
         broker.reaches(id, State::Completed).await;
