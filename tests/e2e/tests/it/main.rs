@@ -15,5 +15,6 @@ mod layering;
 mod listed;
 mod operate;
 mod schedules;
+mod sources;
 mod tour;
 mod transcript;
