@@ -265,9 +265,9 @@ async fn the_demo_functions_do_what_their_table_says() {
         (post("orders-schema", b"{\"id\":5}").await.status, post("orders-schema", b"?").await.status),
         (200, 422)
     );
-    assert_eq!(post("audit", b"").await.status, 200);
+    assert_eq!((post("audit", b"").await.status, post("clock", b"").await.status), (200, 200));
     let list = call(at, "GET /system/functions", &[], b"").await.json();
     let wanted: Vec<_> =
         list.as_array().unwrap().iter().filter_map(|one| one["annotations"]["topic"].as_str()).collect();
-    assert_eq!(wanted, ["orders.created, orders.paid", "orders.created", "orders.created"]);
+    assert_eq!(wanted, ["cron-function", "orders.created, orders.paid", "orders.created", "orders.created"]);
 }
