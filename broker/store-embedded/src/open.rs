@@ -764,10 +764,15 @@ pub(crate) fn detail_of(from: u64, to: u64) -> String {
     format!("{} records of the journal are missing, numbers {from} to {}", to - from, to - 1)
 }
 
+/// The acceptance of a dead letter for missing records.
 pub(crate) fn damaged_letter(from: u64, to: u64) -> Acceptance {
     let lane = Lane { queue: QueueName::default(), target: LaneTarget::CallbackHosts(0) };
-    let call_id = CallId::parse(&format!("damaged-{from}-{}", to - 1))
-        .expect("letters, digits and hyphens are printable and short");
+    stand_in(&format!("damaged-{from}-{}", to - 1), lane)
+}
+
+/// What can be said of an acceptance whose record is lost. The call id is short, of letters, digits and hyphens.
+pub(crate) fn stand_in(call_id: &str, lane: Lane) -> Acceptance {
+    let call_id = CallId::parse(call_id).expect("letters, digits and hyphens are printable and short");
     let source = SourceName::parse("evoke-store").expect("a name of letters and a hyphen is a source name");
     Acceptance {
         origin: Origin::Quarantine { source },

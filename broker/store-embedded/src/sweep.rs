@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use broker_model::{Acceptance, Body, CallId, Draft, Headers, Origin, Reason, SourceName, Target};
+use broker_model::Reason;
 
 use crate::index;
-use crate::open::{damaged_letter, detail_of, quarantine};
+use crate::open::{damaged_letter, detail_of, quarantine, stand_in};
 use crate::record::{self, How, Moved, kind};
 use crate::segment::{self, Head, Walked};
 use crate::space::{self, TRIES, is_same, moved_part, settled_so_far};
@@ -363,7 +363,7 @@ fn give_up(shared: &Shared, number: u64, place: Place) -> bool {
         let Some(lane) = core.state.lanes.get(seen.entry.lane).map(|lane| lane.lane.clone()) else {
             continue;
         };
-        let acceptance = stand_in(number, lane);
+        let acceptance = stand_in(&format!("damaged-{number}"), lane);
         let now = space::seen(&core, number, 0);
         let as_seen = now.as_ref().is_some_and(|now| now.entry.place == place && is_same(now, &seen));
         if !as_seen || seen.cold && core.state.evictions != evictions {
@@ -382,22 +382,6 @@ fn give_up(shared: &Shared, number: u64, place: Place) -> bool {
     }
     // It is busy: it is found again when it is read.
     true
-}
-
-/// What can still be said of an acceptance when its record is lost.
-fn stand_in(number: u64, lane: broker_model::Lane) -> Acceptance {
-    let call_id = CallId::parse(&format!("damaged-{number}"))
-        .expect("letters, digits and a hyphen are printable and short");
-    let source = SourceName::parse("evoke-store").expect("a name of letters and a hyphen is a source name");
-    Acceptance {
-        origin: Origin::Quarantine { source },
-        headers: Headers::new(),
-        body: Body::EMPTY,
-        drafts: vec![Draft { lane, target: Target::Nobody, call_id, due: None, max_age: None }],
-        dedup: None,
-        position: None,
-        fire: None,
-    }
 }
 
 /// Lets the sweep look at a segment (`again`: even if its damage was reported): something in it could not be read.
