@@ -1,6 +1,6 @@
 //! Sources in the whole product, each against its real server: what only the process as a whole can show.
 //!
-//! Each kind implements [`Upstream`] and is named in [`cases!`]. What its protocol cannot do it says in
+//! Each kind implements [`Upstream`] in a file of its own and is named in [`cases!`]. What its protocol cannot do it says in
 //! [`Upstream::REPLAYS`]; then a case asks for the losses to be bounded instead of none.
 
 use std::collections::BTreeSet;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use broker_demo_gateway::{DemoGateway, Function};
 use rustix::process::Signal;
 use testkit::contract::source::scale;
-use testkit::servers::NatsServer;
 use testkit::time::eventually;
 
-use crate::broker::{Broker, SOON, SUBSCRIBER, Setup};
+use crate::broker::{Broker, SOON, Setup};
+
+mod nats;
 
 /// A real server with a topic of its own, as these cases drive it.
 trait Upstream: Sized + Send + Sync + 'static {
@@ -215,66 +216,27 @@ async fn sources_change_with_sighup_and_leave_the_others_alone<U: Upstream>() {
 
 macro_rules! cases {
     ($($kind:ident: $upstream:ty;)*) => {
-        $(mod $kind {
-            use super::*;
-
-            cases! { @one $upstream:
-                killed_under_load_it_loses_nothing
-                a_dead_gateway_loses_nothing
-                memory_stays_bounded_while_the_gateway_is_down
-                sources_change_with_sighup_and_leave_the_others_alone
-            }
-        })*
+        mod cases {
+            $(mod $kind {
+                cases! { @one $upstream:
+                    killed_under_load_it_loses_nothing
+                    a_dead_gateway_loses_nothing
+                    memory_stays_bounded_while_the_gateway_is_down
+                    sources_change_with_sighup_and_leave_the_others_alone
+                }
+            })*
+        }
     };
     (@one $upstream:ty: $($case:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$case::<$upstream>().await;
+                crate::sources::$case::<$upstream>().await;
             }
         )*
     };
 }
 
 cases! {
-    nats: Nats;
-}
-
-/// Core NATS: sent once, to whoever listens.
-struct Nats {
-    server: NatsServer,
-    publisher: async_nats::Client,
-}
-
-impl Upstream for Nats {
-    const REPLAYS: bool = false;
-
-    async fn start() -> Self {
-        let server = NatsServer::start().await;
-        let publisher = async_nats::connect(server.url()).await.unwrap();
-        Nats { server, publisher }
-    }
-
-    fn source(&self) -> String {
-        // Room for whatever a case sends at once: nobody gives it again.
-        format!(
-            "{{ nats: {{ url: \"{}\", waiting: {{ messages: 100000, bytes: 64MiB }} }} }}",
-            self.server.url()
-        )
-    }
-
-    async fn topic(&self) -> String {
-        "orders.created".to_owned()
-    }
-
-    async fn publish(&self, numbers: Range<u64>) {
-        for number in numbers {
-            self.publisher.publish("orders.created", number.to_string().into()).await.unwrap();
-        }
-        self.publisher.flush().await.unwrap();
-    }
-
-    async fn listened(&self) {
-        self.server.subscribed(SUBSCRIBER, &["orders.created"]).await;
-    }
+    nats: crate::sources::nats::Nats;
 }
