@@ -1,7 +1,8 @@
 //! Sources in the whole product, each against its real server: what only the process as a whole can show.
 //!
-//! Each kind implements [`Upstream`] in a file of its own and is named in [`cases!`]. What its protocol cannot do it says in
-//! [`Upstream::REPLAYS`]; then a case asks for the losses to be bounded instead of none.
+//! Each kind implements [`Upstream`] in a file of its own in the crate `upstreams` (the bench drives them as well) and is
+//! named in [`cases!`]. What its protocol cannot do it says in [`Upstream::REPLAYS`]; then a case asks for the losses to be
+//! bounded instead of none.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -11,31 +12,9 @@ use broker_demo_gateway::{DemoGateway, Function};
 use rustix::process::Signal;
 use testkit::contract::source::scale;
 use testkit::time::eventually;
+use upstreams::Upstream;
 
 use crate::broker::{Broker, SOON, Setup};
-
-mod nats;
-
-/// A real server with a topic of its own, as these cases drive it.
-trait Upstream: Sized + Send + Sync + 'static {
-    /// The upstream keeps what is published until somebody acknowledges it.
-    const REPLAYS: bool;
-
-    /// A new one, empty and ready.
-    async fn start() -> Self;
-
-    /// What stands behind `sources.<name>:` for it, in one line of YAML.
-    fn source(&self) -> String;
-
-    /// The topic as a function names it; made if need be.
-    async fn topic(&self) -> String;
-
-    /// Publishes messages whose bodies are these numbers, and returns when the upstream has them.
-    async fn publish(&self, numbers: Range<u64>);
-
-    /// Waits until the upstream would give a message to the source.
-    async fn listened(&self);
-}
 
 /// One upstream, a gateway with a function that wants its topic, and a broker between them.
 struct World<U> {
@@ -54,6 +33,11 @@ impl<U: Upstream> World<U> {
         let world = World { upstream, gateway, broker };
         world.connected().await;
         world
+    }
+
+    /// Publishes messages whose bodies are these numbers, and returns when the upstream has them.
+    async fn publish(&self, numbers: Range<u64>) {
+        self.upstream.publish(numbers.map(|number| number.to_string().into()).collect()).await;
     }
 
     async fn connected(&self) {
@@ -90,19 +74,19 @@ async fn killed_under_load_it_loses_nothing<U: Upstream>() {
     let mut published = 0;
     for round in 0..rounds {
         for _ in 0..10 {
-            world.upstream.publish(published..published + 50).await;
+            world.publish(published..published + 50).await;
             published += 50;
         }
         // In the middle of it: when is different in each round.
         tokio::time::sleep(Duration::from_millis(round * 37 % 150)).await;
         world.broker.kill();
-        world.upstream.publish(published..published + 50).await;
+        world.publish(published..published + 50).await;
         published += 50;
         world.broker.come_back().await;
         world.broker.listed().await;
         world.connected().await;
     }
-    world.upstream.publish(published..published + 50).await;
+    world.publish(published..published + 50).await;
 
     if U::REPLAYS {
         world.all_reached(0..published + 50).await;
@@ -125,7 +109,7 @@ async fn killed_under_load_it_loses_nothing<U: Upstream>() {
 async fn a_dead_gateway_loses_nothing<U: Upstream>() {
     let world = World::<U>::start().await;
     world.gateway.go_down().await.unwrap();
-    world.upstream.publish(0..500).await;
+    world.publish(0..500).await;
     eventually(SOON, "custody", async || {
         let counts = world.broker.get("/v1/sources/events").await["counts"].take();
         if counts["accepted"] == 500 { Ok(()) } else { Err(counts.to_string()) }
@@ -144,7 +128,7 @@ async fn memory_stays_bounded_while_the_gateway_is_down<U: Upstream>() {
     const BATCH: u64 = 1_000;
     let world = World::<U>::start().await;
     world.gateway.go_down().await.unwrap();
-    world.upstream.publish(0..BATCH).await;
+    world.publish(0..BATCH).await;
     let arrived = async || {
         let counts = world.broker.get("/v1/sources/events").await["counts"].take();
         counts["accepted"].as_u64().unwrap() + counts["dropped"].as_u64().unwrap()
@@ -154,7 +138,7 @@ async fn memory_stays_bounded_while_the_gateway_is_down<U: Upstream>() {
 
     let messages = u64::from(scale(20_000, 1_000_000));
     for first in (BATCH..messages).step_by(BATCH as usize) {
-        world.upstream.publish(first..first + BATCH).await;
+        world.publish(first..first + BATCH).await;
         if !U::REPLAYS {
             // Nobody keeps the rest meanwhile.
             eventually(SOON, "a batch", async || arrived().await >= first + BATCH).await;
@@ -202,7 +186,7 @@ async fn sources_change_with_sighup_and_leave_the_others_alone<U: Upstream>() {
 
     let events = world.broker.get("/v1/sources/events").await;
     assert_eq!((&events["since"], &events["state"]), (&since, &"connected".into()), "it was left alone");
-    world.upstream.publish(0..10).await;
+    world.publish(0..10).await;
     world.all_reached(0..10).await;
 
     reload("sources: {}".to_owned()).await;
@@ -210,7 +194,7 @@ async fn sources_change_with_sighup_and_leave_the_others_alone<U: Upstream>() {
     reload(format!("sources: {{ events: {source} }}")).await;
     state("events", "connected").await;
     world.connected().await;
-    world.upstream.publish(10..20).await;
+    world.publish(10..20).await;
     world.all_reached(10..20).await;
 }
 
@@ -238,5 +222,6 @@ macro_rules! cases {
 }
 
 cases! {
-    nats: crate::sources::nats::Nats;
+    kafka: upstreams::Kafka;
+    nats: upstreams::Nats;
 }

@@ -192,6 +192,11 @@ impl<K: Kind> Server<K> {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.place.ports[0].1))
     }
 
+    /// Its process id, while it runs. What it starts itself is in the process group of this id.
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// The process, to read its log or to declare the errors it will log.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
