@@ -134,6 +134,11 @@ impl Incoming<'_> {
         self
     }
 
+    /// Whether `headers` lets a field of this name pass, for what goes with a field without being one.
+    pub(crate) fn passes(&self, name: &str) -> bool {
+        self.form.headers.passes(name)
+    }
+
     /// A CloudEvents attribute of the message, where its binding says so otherwise than by a header's name.
     #[must_use]
     pub fn attribute(mut self, name: &str, value: impl Into<Bytes>) -> Self {

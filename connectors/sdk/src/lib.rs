@@ -12,7 +12,7 @@
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
 //! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
-//! [`retries`], [`tls`], [`secret`], [`byte_size`]; [`schedules`] is for one kind alone.
+//! [`retries`], [`tls`], [`secret`], [`byte_size`], [`sns`]; [`schedules`] is for one kind alone.
 
 pub mod byte_size;
 pub mod common;
@@ -27,6 +27,7 @@ pub mod schedules;
 pub mod secret;
 pub mod series;
 pub mod settings;
+pub mod sns;
 pub mod source;
 pub mod tls;
 mod top_topics;
@@ -69,6 +70,7 @@ pub use schedules::ScheduleAccess;
 pub use secret::Secret;
 pub use series::{Family, Series};
 pub use settings::{Problem, Reader, Setting, SettingsError, Topics};
+pub use sns::{NotSns, SnsAttribute, SnsKind, SnsMessage};
 pub use source::{Source, SourceContext, SourceError, describe};
 pub use tls::{ClientCertificate, Tls};
 pub use topic_map::TopicMap;
