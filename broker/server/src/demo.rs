@@ -16,15 +16,16 @@ use crate::serve::{self, Broker};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 
-/// Runs the demo until it is told to stop.
+/// Runs the demo until it is told to stop. What a configuration file says holds, but for addresses and the data directory:
+/// so a demo can have sources.
 ///
 /// # Errors
-/// A port that is taken, a directory that cannot be made.
-pub(crate) fn run(arguments: DemoArgs) -> anyhow::Result<()> {
-    serve::runtime()?.block_on(demo(arguments))
+/// A port that is taken, a directory that cannot be made, every problem of the configuration.
+pub(crate) fn run(file: Option<&Path>, arguments: DemoArgs) -> anyhow::Result<()> {
+    serve::runtime()?.block_on(demo(file, arguments))
 }
 
-async fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
+async fn demo(file: Option<&Path>, arguments: DemoArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let data = Data::choose(arguments.dir.as_deref())?;
     let gateway = DemoGateway::builder()
@@ -36,7 +37,7 @@ async fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
     let callbacks =
         CallbackReceiver::on(bind(arguments.address(3)).await?).context("cannot receive callbacks")?;
 
-    let mut places = Places::new(None, &ConfigurationArgs::default());
+    let mut places = Places::new(file, &ConfigurationArgs::default());
     let flag = "evoke demo";
     places.set(flag, "listen.http", arguments.address(0));
     places.set(flag, "listen.metrics", arguments.address(1));

@@ -34,6 +34,9 @@ const WRONG_CONFIGURATION: u8 = 64;
 const DIRECTORY_IN_USE: u8 = 75;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, of which a broker at rest would touch little: they cost it a third of its memory
+    // (29.9 MB instead of 19.1) and bring no rate that a benchmark shows. Without the switch it works as well.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // One TLS provider for every client and server in the process; nobody has installed another before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let given: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     let file = arguments.global.config.clone();
     let done = match arguments.command {
         Command::Serve(from) => serve::run(Places::new(file.as_deref(), &from)),
-        Command::Demo(demo) => demo::run(demo),
+        Command::Demo(demo) => demo::run(file.as_deref(), demo),
         Command::Check { configuration, online } => {
             check::run(Places::new(file.as_deref(), &configuration), online)
         }
