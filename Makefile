@@ -30,6 +30,6 @@ soak: ## the crash test for hours (SOAK_ROUNDS, default 2000)
 	EVOKE_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} cargo test --locked -p e2e --test it -- --nocapture crash
 
 bench: ## the figures, each beside its limit (JSON and a Markdown table in target/bench)
-	@tests/prepare build
+	@tests/prepare test
 	cargo build --locked --release -p broker-server -p bench
 	target/release/bench

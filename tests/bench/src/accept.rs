@@ -94,6 +94,7 @@ impl Accept {
                 Detail::new("Evoke: accepted per fdatasync", Unit::Plain, self.per_commit),
                 Detail::new("Evoke: peak memory", Unit::Megabytes, self.peak_megabytes),
             ],
+            source: None,
         }
     }
 }

@@ -50,31 +50,16 @@ impl Raw {
     }
 }
 
-/// How many appends a second become durable when `producers` wait for each of theirs: the one writer takes what queued
-/// during the previous sync, writes once, syncs once, answers all.
+/// How many appends a second become durable when `producers` wait for each of theirs.
 pub(crate) async fn group_commit(dir: &Path, producers: usize, bound: &Bound, cast: &Cast) -> Result<Sample> {
-    let mut raw = Raw::create(dir, bound.most)?;
+    let group = Arc::new(GroupCommit::start(dir, bound.most)?);
     let progress = Arc::new(Progress::up_to(bound.most));
-    let queue = Arc::new(Queue::default());
-    let writer = std::thread::spawn({
-        let queue = Arc::clone(&queue);
-        move || -> Result<()> {
-            while let Some(batch) = queue.take() {
-                raw.append(batch.len())?;
-                for waiting in batch {
-                    // A producer is there until it is answered.
-                    let _ = waiting.send(());
-                }
-            }
-            Ok(())
-        }
-    });
     let mut tasks = JoinSet::new();
     for _ in 0..producers {
-        let (queue, progress) = (Arc::clone(&queue), Arc::clone(&progress));
+        let (group, progress) = (Arc::clone(&group), Arc::clone(&progress));
         tasks.spawn(async move {
             while progress.begin() {
-                if queue.put().await.is_err() {
+                if !group.append().await {
                     return;
                 }
                 progress.done();
@@ -83,10 +68,69 @@ pub(crate) async fn group_commit(dir: &Path, producers: usize, bound: &Bound, ca
     }
     let observed = observe(&progress, bound, cast).await;
     tasks.join_all().await;
-    queue.close();
-    let written = tokio::task::spawn_blocking(move || writer.join()).await?;
-    written.map_err(|_| anyhow::anyhow!("the writing thread panicked"))??;
+    Arc::into_inner(group).context("an append is still under way")?.end().await?;
     observed
+}
+
+/// How many appends a second become durable in batches of this size, one batch after the other.
+pub(crate) async fn batches(dir: &Path, batch: usize, bound: &Bound, cast: &Cast) -> Result<Sample> {
+    let most = bound.most / batch as u64;
+    let mut raw = Raw::create(dir, most * batch as u64)?;
+    let progress = Arc::new(Progress::up_to(most));
+    let writer = tokio::task::spawn_blocking({
+        let progress = Arc::clone(&progress);
+        move || -> Result<()> {
+            while progress.begin() {
+                raw.append(batch)?;
+                progress.done();
+            }
+            Ok(())
+        }
+    });
+    let observed = observe(&progress, bound, cast).await;
+    writer.await??;
+    observed.map(|sample| Sample { rate: sample.rate * batch as f64, ..sample })
+}
+
+/// One writer for many who append: it takes what queued during the previous sync, writes once, syncs once, answers all.
+#[derive(Debug)]
+pub(crate) struct GroupCommit {
+    queue: Arc<Queue>,
+    writer: std::thread::JoinHandle<Result<()>>,
+}
+
+impl GroupCommit {
+    /// With room for so many records.
+    pub(crate) fn start(dir: &Path, records: u64) -> Result<GroupCommit> {
+        let mut raw = Raw::create(dir, records)?;
+        let queue = Arc::new(Queue::default());
+        let writer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || {
+                while let Some(batch) = queue.take() {
+                    raw.append(batch.len())?;
+                    for waiting in batch {
+                        // A producer is there until it is answered.
+                        let _ = waiting.send(());
+                    }
+                }
+                Ok(())
+            }
+        });
+        Ok(GroupCommit { queue, writer })
+    }
+
+    /// Appends one record. `false` when the writer failed.
+    pub(crate) async fn append(&self) -> bool {
+        self.queue.put().await.is_ok()
+    }
+
+    /// Ends the writer, and says how it fared.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.queue.close();
+        let written = tokio::task::spawn_blocking(move || self.writer.join()).await?;
+        written.map_err(|_| anyhow::anyhow!("the writing thread panicked"))?
+    }
 }
 
 /// Who waits for the next sync.
@@ -173,6 +217,16 @@ mod tests {
         let bound = Bound { warm_up: Duration::ZERO, window: Duration::from_secs(60), most: 200 };
 
         let sample = group_commit(dir.path(), 8, &bound, &Cast::with(&[])).await.unwrap();
+
+        assert!(sample.rate > 0.0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn batches_are_whole_and_the_room_is_never_exceeded() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound { warm_up: Duration::ZERO, window: Duration::from_secs(60), most: 20_020 };
+
+        let sample = batches(dir.path(), 64, &bound, &Cast::with(&[])).await.unwrap();
 
         assert!(sample.rate > 0.0);
     }

@@ -71,6 +71,7 @@ impl Dispatch {
             limit_is,
             limit_cpu: cpu(&self.bare),
             details: vec![Detail::new("Evoke: peak memory", Unit::Megabytes, self.peak_megabytes)],
+            source: None,
         };
         let logging = Figure {
             what: "dispatch, with a log line per call".into(),
@@ -84,6 +85,7 @@ impl Dispatch {
             // Shown with the figure above.
             limit_cpu: Vec::new(),
             details: Vec::new(),
+            source: None,
         };
         vec![quiet, logging]
     }
@@ -92,8 +94,11 @@ impl Dispatch {
 /// Fills the store while the function is paused, resumes it, and counts at the function. Gives the rate from the
 /// command to the arrival of the last call, and the broker's peak memory in megabytes.
 async fn drain(bench: &Bench, log_calls: bool) -> Result<Option<(Sample, f64)>> {
-    let settings = Settings { concurrency: Some(bench.plan.dispatch_concurrency), log_calls };
-    let Some(evoke) = Evoke::start(bench, settings).await? else { return Ok(None) };
+    let concurrency = Some(bench.plan.dispatch_concurrency);
+    let settings = Settings { concurrency, log_calls, ..Settings::default() };
+    let Some(evoke) = Evoke::start(bench, settings).await? else {
+        return Ok(None);
+    };
     let calls = bench.plan.dispatched;
     evoke.pause().await?;
     generator::post(&evoke.load(FILLING), calls).await?;

@@ -20,6 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::generator::Load;
+use crate::helper::Helper;
 use crate::{Bench, Role, helper};
 
 /// From its start until it is ready and has listed the functions.
@@ -32,17 +33,19 @@ const STOP: Duration = Duration::from_secs(40);
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// What is not as built in.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     /// Deliveries to one function at once; adaptive when `None`.
     pub(crate) concurrency: Option<usize>,
     /// Whether each settled call writes its line to the log.
     pub(crate) log_calls: bool,
+    /// The sources: names, and what stands behind them in YAML.
+    pub(crate) sources: Vec<(&'static str, String)>,
 }
 
 impl Settings {
-    /// The whole configuration. JSON, which YAML contains.
-    fn configuration(self, front: SocketAddr, metrics: SocketAddr, gateway: &str, data: &Path) -> Value {
+    /// The whole configuration. JSON, which YAML contains, but for the sources.
+    fn configuration(&self, front: SocketAddr, metrics: SocketAddr, gateway: &str, data: &Path) -> String {
         let mut configuration = json!({
             "listen": { "http": front, "metrics": metrics },
             "gateway": { "url": gateway },
@@ -52,7 +55,14 @@ impl Settings {
         if let Some(concurrency) = self.concurrency {
             configuration["delivery"] = json!({ "concurrency": concurrency });
         }
-        configuration
+        let mut text = configuration.to_string();
+        if !self.sources.is_empty() {
+            let sources: Vec<_> = self.sources.iter().map(|(name, yaml)| format!("{name}: {yaml}")).collect();
+            // A flow mapping as the rest, before its last bracket.
+            text.truncate(text.len() - 1);
+            text.push_str(&format!(", \"sources\": {{ {} }}}}", sources.join(", ")));
+        }
+        text
     }
 }
 
@@ -85,12 +95,23 @@ impl Evoke {
     /// Starts it beside the functions of this bench, and waits until it is ready and knows them. `None` where only the
     /// limits are measured.
     pub(crate) async fn start(bench: &Bench, settings: Settings) -> Result<Option<Evoke>> {
-        let Some(binary) = &bench.evoke else { return Ok(None) };
+        Evoke::beside(&bench.functions, bench, settings).await
+    }
+
+    /// The same beside other functions.
+    pub(crate) async fn beside(
+        functions: &Helper,
+        bench: &Bench,
+        settings: Settings,
+    ) -> Result<Option<Evoke>> {
+        let Some(binary) = &bench.evoke else {
+            return Ok(None);
+        };
         let dir = tempfile::Builder::new().prefix("evoke-").tempdir_in(&bench.dir)?.keep();
         let (front, metrics) = free_addresses()?;
-        let configuration = settings.configuration(front, metrics, &bench.functions.url(), &dir.join("data"));
+        let configuration = settings.configuration(front, metrics, &functions.url(), &dir.join("data"));
         let file = dir.join("evoke.yaml");
-        std::fs::write(&file, configuration.to_string()).context("writing its configuration")?;
+        std::fs::write(&file, configuration).context("writing its configuration")?;
         let log = std::fs::File::create(dir.join("log")).context("making its log")?;
         let mut keeper = Command::new(&bench.program)
             .args(["--role", &Role::Keeper.argument(), "--"])
@@ -160,12 +181,78 @@ impl Evoke {
 
     /// Holds the deliveries to the function that does nothing.
     pub(crate) async fn pause(&self) -> Result<()> {
-        self.order("/v1/functions/noop/pause").await
+        self.pause_function("noop").await
+    }
+
+    /// Holds the deliveries to a function.
+    pub(crate) async fn pause_function(&self, name: &str) -> Result<()> {
+        self.order(&format!("/v1/functions/{name}/pause")).await
     }
 
     /// Lets them go.
     pub(crate) async fn resume(&self) -> Result<()> {
         self.order("/v1/functions/noop/resume").await
+    }
+
+    /// Waits until a source is connected.
+    pub(crate) async fn connected(&self, source: &str) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            let shown = self.get(&format!("/v1/sources/{source}")).await?;
+            if shown["state"] == "connected" {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{source} is not connected within {START:?}: {shown}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Holds a source, and waits until it takes nothing.
+    pub(crate) async fn hold(&self, source: &str) -> Result<()> {
+        self.order(&format!("/v1/sources/{source}/pause")).await?;
+        let deadline = Instant::now() + START;
+        while self.get(&format!("/v1/sources/{source}")).await?["state"] != "paused" {
+            ensure!(Instant::now() < deadline, "{source} is not paused within {START:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn let_go(&self, source: &str) -> Result<()> {
+        self.order(&format!("/v1/sources/{source}/resume")).await
+    }
+
+    /// How many messages of a source became invocations. None may be lost.
+    pub(crate) async fn taken(&self, source: &str) -> Result<u64> {
+        let shown = self.get(&format!("/v1/sources/{source}")).await?;
+        let count = |name: &str| shown["counts"][name].as_u64().unwrap_or_default();
+        let lost = count("dropped") + count("unmatched") + count("quarantined");
+        ensure!(lost == 0, "messages did not become invocations: {}", shown["counts"]);
+        Ok(count("accepted"))
+    }
+
+    /// Everything in a list, page by page.
+    pub(crate) async fn all(&self, list: &str) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let mut page = self.get(&format!("{list}?limit=1000{cursor}")).await?;
+            match page["items"].take() {
+                Value::Array(items) => all.extend(items),
+                other => bail!("{list} holds {other}"),
+            }
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Value> {
+        let (status, answer) = self.call(Method::GET, path).await?;
+        ensure!(status == StatusCode::OK, "{path} answered {status}: {answer}");
+        Ok(answer)
     }
 
     async fn order(&self, path: &str) -> Result<()> {
@@ -176,8 +263,7 @@ impl Evoke {
 
     /// Its counts at this moment.
     pub(crate) async fn ledger(&self) -> Result<Ledger> {
-        let (status, info) = self.call(Method::GET, "/v1/info").await?;
-        ensure!(status == StatusCode::OK, "/v1/info answered {status}: {info}");
+        let info = self.get("/v1/info").await?;
         let durability = &info["store"]["durability"];
         ensure!(
             durability == "fsync",
@@ -260,16 +346,20 @@ mod tests {
     fn only_what_a_figure_needs_is_configured() {
         let (front, metrics) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let configured = |settings: Settings| {
-            settings.configuration(front, metrics, "http://127.0.0.1:3", Path::new("data")).to_string()
+            settings.configuration(front, metrics, "http://127.0.0.1:3", Path::new("data"))
         };
 
         assert_eq!(
             configured(Settings::default()),
             r#"{"listen":{"http":"127.0.0.1:1","metrics":"127.0.0.1:2"},"gateway":{"url":"http://127.0.0.1:3"},"store":{"embedded":{"path":"data"}},"log":{"calls":false}}"#
         );
+        let settings = Settings { concurrency: Some(64), log_calls: true, ..Settings::default() };
+        assert!(configured(settings).ends_with(r#""log":{"calls":true},"delivery":{"concurrency":64}}"#));
+        let sources = vec![("a", "{ cron: {} }".to_owned()), ("b", "{ nats: { url: x } }".to_owned())];
         assert!(
-            configured(Settings { concurrency: Some(64), log_calls: true })
-                .ends_with(r#""log":{"calls":true},"delivery":{"concurrency":64}}"#)
+            configured(Settings { sources, ..Settings::default() }).ends_with(
+                r#""log":{"calls":false}, "sources": { a: { cron: {} }, b: { nats: { url: x } } }}"#
+            )
         );
     }
 }

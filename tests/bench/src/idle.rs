@@ -44,6 +44,7 @@ impl Idle {
             limit_is: "",
             limit_cpu: Vec::new(),
             details: Vec::new(),
+            source: None,
         }
     }
 }

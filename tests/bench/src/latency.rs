@@ -13,7 +13,7 @@ use crate::meter::{Cast, Cpu, Part};
 use crate::open_loop;
 use crate::report::{Detail, Figure, Target, Unit};
 use crate::schedule::{Schedule, on_a_punctual_thread};
-use crate::stats::percentile;
+use crate::stats::Percentiles;
 
 /// When nothing arrives for so long, nothing will.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,23 +28,6 @@ pub(crate) struct Latency {
     answer: Vec<Percentiles>,
     evoke: Vec<Percentiles>,
     cpu: Vec<Cpu>,
-}
-
-/// In microseconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Percentiles {
-    p50: f64,
-    p99: f64,
-}
-
-impl Percentiles {
-    fn of(nanoseconds: impl IntoIterator<Item = u64>) -> Percentiles {
-        let mut sorted: Vec<u64> = nanoseconds.into_iter().collect();
-        sorted.sort_unstable();
-        let microseconds =
-            |permille| percentile(&sorted, permille).map_or(f64::NAN, |nanoseconds| nanoseconds as f64 / 1e3);
-        Percentiles { p50: microseconds(500), p99: microseconds(990) }
-    }
 }
 
 impl Latency {
@@ -84,9 +67,8 @@ impl Latency {
     }
 
     pub(crate) fn figures(self) -> Vec<Figure> {
-        type Which = fn(&Percentiles) -> f64;
-        let each: [(&str, Which); 2] = [("p50", |both| both.p50), ("p99", |both| both.p99)];
-        each.into_iter()
+        Percentiles::EACH
+            .into_iter()
             .map(|(name, which)| {
                 let all = |samples: &[Percentiles]| samples.iter().map(which).collect::<Vec<_>>();
                 Figure {
@@ -107,6 +89,7 @@ impl Latency {
                         Detail::new("straight to the function", Unit::Microseconds, all(&self.direct)),
                         Detail::new("Evoke: POST to 202", Unit::Microseconds, all(&self.answer)),
                     ],
+                    source: None,
                 }
             })
             .collect()
@@ -173,13 +156,6 @@ fn count(per_second: u64, length: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_told_in_microseconds_whatever_the_order() {
-        let nanoseconds = (1..=1000).rev().map(|n| n * 1000);
-
-        assert_eq!(Percentiles::of(nanoseconds), Percentiles { p50: 500.0, p99: 990.0 });
-    }
 
     #[test]
     fn a_part_of_a_second_has_its_part_of_the_calls() {

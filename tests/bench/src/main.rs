@@ -6,6 +6,10 @@
 //! | dispatch to a function that does nothing, from a filled store | the same HTTP client library bare, posting the same body to the same endpoint |
 //! | time from POST to the function's start at a fixed rate | the raw append and fdatasync at the same rate |
 //! | memory at rest | none; it has a target |
+//! | records of Kafka, messages of NATS and of JetStream into durable invocations | `1 / (1/S + 1/R)`: S is the client library bare on the same messages, R the raw append and fdatasync of the same bodies in batches of 256 |
+//! | messages of every other source | none; a table has them all |
+//! | memory and processor time at rest, a source of every kind connected | none; they have targets |
+//! | time from a schedule's instant to acceptance | timers of one runtime that append and sync at the same instants |
 //!
 //! Every round takes one sample of everything, so that a slow minute of the machine hits figure and limit alike; the
 //! report has the medians of the rounds. It measures the real `evoke` binary as a process, over HTTP only, and checks
@@ -15,7 +19,8 @@
 //!
 //! # Reading order
 //!
-//! [`accept`], [`dispatch`], [`latency`] and [`idle`] are the measurements; [`generator`] (as fast as answers come) and
+//! [`accept`], [`dispatch`], [`latency`] and [`idle`] are the measurements of the broker alone, [`source`] (beside [`bare`]),
+//! [`burst`], [`connected`] and [`lateness`] those with sources; [`generator`] (as fast as answers come) and
 //! [`open_loop`] (on a [`schedule`]) make the load; [`disk`] is the raw disk; [`evoke`] the process that is measured,
 //! [`helper`], [`accept_all`] and [`functions`] the processes it is measured against, [`keeper`] the one that sees to it
 //! that it ends; [`meter`], [`processes`] and [`stats`] the instruments; [`plan`] says how long and how often, [`report`] what came of it, [`machine`] where.
@@ -26,6 +31,12 @@ mod accept;
 mod dispatch;
 mod idle;
 mod latency;
+
+mod bare;
+mod burst;
+mod connected;
+mod lateness;
+mod source;
 
 mod generator;
 mod open_loop;
@@ -57,12 +68,15 @@ use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accept::Accept;
+use crate::connected::Connected;
 use crate::dispatch::Dispatch;
 use crate::helper::Helper;
 use crate::idle::Idle;
 use crate::latency::Latency;
+use crate::lateness::Lateness;
 use crate::plan::Plan;
-use crate::report::Report;
+use crate::report::{Figure, Report};
+use crate::source::Source;
 
 /// The figures of Evoke, each beside its limit in the same run.
 #[derive(Parser, Debug)]
@@ -95,10 +109,24 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Measurement {
+    /// Durable 202s a second.
     Accept,
+    /// Calls a second from a filled store.
     Dispatch,
+    /// From POST to the function's start.
     Latency,
+    /// Memory at rest.
     Idle,
+    /// Records of Kafka.
+    Kafka,
+    /// Messages of core NATS.
+    Nats,
+    /// Runs of schedules.
+    Cron,
+    /// Memory and processor time with all sources connected.
+    Connected,
+    /// How late schedules are.
+    Schedules,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -215,6 +243,14 @@ fn evoke_binary(arguments: &Arguments, built: &Path) -> Result<Option<PathBuf>> 
 }
 
 async fn rounds(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<Report> {
+    let mut figures = broker(bench, &wanted).await?;
+    figures.extend(sources(bench, &wanted).await?);
+    figures.retain(Figure::is_measured);
+    Ok(Report { machine: machine::describe(bench)?, plan: bench.plan.clone(), figures })
+}
+
+/// The broker alone.
+async fn broker(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<Vec<Figure>> {
     let mut accepts: Vec<Accept> = bench.plan.connections.iter().map(|&n| Accept::at(n)).collect();
     let (mut dispatch, mut latency, mut idle) = (Dispatch::default(), Latency::default(), Idle::default());
     for round in 1..=bench.plan.rounds {
@@ -238,6 +274,40 @@ async fn rounds(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<R
     figures.extend(dispatch.figures());
     figures.extend(latency.figures());
     figures.push(idle.figure());
-    figures.retain(|figure| figure.is_measured());
-    Ok(Report { machine: machine::describe(bench)?, plan: bench.plan.clone(), figures })
+    Ok(figures)
+}
+
+/// The broker with sources. In rounds of their own: their upstreams would be in the way of everything else.
+async fn sources(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<Vec<Figure>> {
+    let (mut kafka, mut nats, mut cron) = (Source::of("kafka"), Source::of("nats"), Source::of("cron"));
+    let all = bench.plan.messages;
+    for round in 1..=bench.plan.source_rounds {
+        eprintln!("sources, round {round} of {}", bench.plan.source_rounds);
+        if wanted(Measurement::Kafka) {
+            kafka.sample_beside_its_client::<upstreams::Kafka>(bench, all).await?;
+        }
+        if wanted(Measurement::Nats) {
+            nats.sample_beside_its_client::<upstreams::Nats>(bench, all).await?;
+        }
+        if wanted(Measurement::Cron) {
+            cron.sample_schedules(bench, all / 24).await?;
+        }
+    }
+    let (mut connected, mut lateness) = (Connected::default(), Lateness::both());
+    for _ in 0..bench.plan.idle_samples {
+        if wanted(Measurement::Connected) {
+            connected.sample(bench).await?;
+        }
+    }
+    for _ in 0..bench.plan.lateness_samples {
+        for way in &mut lateness {
+            if wanted(Measurement::Schedules) {
+                way.sample(bench).await?;
+            }
+        }
+    }
+    let mut figures = vec![kafka.figure(), nats.figure(), cron.figure()];
+    figures.extend(connected.figures());
+    figures.extend(lateness.into_iter().flat_map(Lateness::figures));
+    Ok(figures)
 }

@@ -3,10 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::plan::Bound;
 use crate::processes;
+
+/// When nothing comes for so long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who plays what while something is measured.
 #[derive(Clone, Debug)]
@@ -17,10 +20,21 @@ pub(crate) struct Cast(Vec<(Part, u32)>);
 pub(crate) enum Part {
     /// This process, which makes the load.
     Generator,
+    /// A server that sources read from: all processes of the group it leads.
+    Upstream,
     /// Gateway and function.
     Function,
     /// What is measured.
     Server,
+}
+
+impl Part {
+    fn cpu_time(self, process: u32) -> Result<Duration> {
+        match self {
+            Part::Upstream => processes::cpu_time_of_group(process),
+            Part::Generator | Part::Function | Part::Server => processes::cpu_time(process),
+        }
+    }
 }
 
 impl Cast {
@@ -35,7 +49,7 @@ impl Cast {
     pub(crate) fn watch(&self) -> Result<Watch> {
         let mut parts = Vec::new();
         for &(part, process) in &self.0 {
-            parts.push((part, process, processes::cpu_time(process)?));
+            parts.push((part, process, part.cpu_time(process)?));
         }
         Ok(Watch { since: Instant::now(), machine: processes::machine_time()?, parts })
     }
@@ -57,12 +71,13 @@ impl Watch {
         let mut cpu = Cpu::default();
         let mut ours = Duration::ZERO;
         for &(part, process, before) in &self.parts {
-            let used = processes::cpu_time(process)?.saturating_sub(before);
+            let used = part.cpu_time(process)?.saturating_sub(before);
             ours += used;
             match part {
-                Part::Generator => cpu.generator = cores(used),
-                Part::Function => cpu.function = cores(used),
-                Part::Server => cpu.server = cores(used),
+                Part::Generator => cpu.generator += cores(used),
+                Part::Upstream => cpu.upstream += cores(used),
+                Part::Function => cpu.function += cores(used),
+                Part::Server => cpu.server += cores(used),
             }
         }
         let machine = processes::machine_time()?.saturating_sub(self.machine);
@@ -75,6 +90,7 @@ impl Watch {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
     pub(crate) generator: f64,
+    pub(crate) upstream: f64,
     pub(crate) function: f64,
     pub(crate) server: f64,
     /// Whoever takes no part: what is measured then competes with it.
@@ -135,6 +151,39 @@ pub(crate) async fn observe(progress: &Progress, bound: &Bound, cast: &Cast) -> 
     Ok(Sample { rate: done as f64 / passed.as_secs_f64(), cpu })
 }
 
+/// Watches a count on its way to `all`, and hands out the rate in between: without the first tenth, in which everybody is
+/// still warming up, and the last twentieth, in which some have nothing left to do.
+///
+/// `feed` is told each count, so that it can see to it that there is more to come.
+pub(crate) async fn follow(
+    all: u64,
+    cast: &Cast,
+    count: impl AsyncFn() -> Result<u64>,
+    mut feed: impl AsyncFnMut(u64),
+) -> Result<Sample> {
+    let (mut seen, mut moved) = (0, Instant::now());
+    let (mut watch, mut sample) = (None, None);
+    while seen < all {
+        let now = count().await?;
+        ensure!(now <= all, "{now} of {all} messages came");
+        if now > seen {
+            (seen, moved) = (now, Instant::now());
+        }
+        ensure!(moved.elapsed() < PATIENCE, "{seen} of {all} messages came, and then none for {PATIENCE:?}");
+        match &watch {
+            None if seen >= all / 10 => watch = Some((seen, cast.watch()?)),
+            Some((before, watch)) if sample.is_none() && seen >= all / 20 * 19 => {
+                let (passed, cpu) = watch.so_far()?;
+                sample = Some(Sample { rate: (seen - before) as f64 / passed.as_secs_f64(), cpu });
+            }
+            _ => {}
+        }
+        feed(seen).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sample.context("everything came at once; more messages would show how fast")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +203,31 @@ mod tests {
         progress.stop();
 
         assert!(!progress.begin());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_middle_of_the_way_is_what_counts() {
+        let count = AtomicU64::new(0);
+        let (mut told, cast) = (Vec::new(), Cast::with(&[]));
+
+        let sample = follow(
+            1000,
+            &cast,
+            async || Ok(count.fetch_add(50, Ordering::Relaxed) + 50),
+            async |seen| told.push(seen),
+        );
+        let sample = sample.await.unwrap();
+
+        assert!(sample.rate > 0.0);
+        assert_eq!((told.len(), told[0], told[19]), (20, 50, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_than_there_is_is_no_figure() {
+        let nothing = async |_| {};
+
+        let error = follow(10, &Cast::with(&[]), async || Ok(11), nothing).await.unwrap_err();
+
+        assert!(error.to_string().contains("11 of 10"), "{error}");
     }
 }

@@ -30,8 +30,18 @@ pub(crate) struct Plan {
     pub(crate) latency_window: Duration,
     /// How long Evoke rests before its memory is read.
     pub(crate) idle: Duration,
-    /// How often that is done.
+    /// How often that is done, without and with sources.
     pub(crate) idle_samples: usize,
+    /// Samples of each source.
+    pub(crate) source_rounds: usize,
+    /// Messages of the fastest source in one sample; slower ones take a part of it.
+    pub(crate) messages: u64,
+    /// Functions that run by the clock.
+    pub(crate) schedules: u64,
+    /// For how long they run, in seconds.
+    pub(crate) schedules_run: u64,
+    /// Samples of how late they are.
+    pub(crate) lateness_samples: usize,
 }
 
 /// The bounds of one sample of a rate.
@@ -63,7 +73,12 @@ impl Plan {
             latency_warm_up: Duration::from_secs(1),
             latency_window: Duration::from_secs(10),
             idle: Duration::from_secs(30),
-            idle_samples: 3,
+            idle_samples: 2,
+            source_rounds: 3,
+            messages: 240_000,
+            schedules: 1000,
+            schedules_run: 30,
+            lateness_samples: 2,
         }
     }
 
@@ -80,15 +95,27 @@ impl Plan {
             dispatched: 20_000,
             latency_warm_up: Duration::from_millis(500),
             latency_window: Duration::from_secs(2),
-            idle: Duration::from_secs(10),
+            idle: Duration::from_secs(5),
             idle_samples: 1,
+            source_rounds: 1,
+            messages: 12_000,
+            schedules: 120,
+            schedules_run: 6,
+            lateness_samples: 1,
             ..Plan::full()
         }
     }
 
     /// When it is not done by then, something hangs.
     pub(crate) fn overall(&self) -> Duration {
-        let round = Duration::from_secs(if self.quick { 120 } else { 360 });
-        round * u32::try_from(self.rounds).unwrap_or(u32::MAX) + self.idle * 3
+        let times = |samples: usize| u32::try_from(samples).unwrap_or(u32::MAX);
+        let second = Duration::from_secs(1);
+        let round = second * if self.quick { 120 } else { 360 };
+        let of_sources = second * 240;
+        let of_lateness = second * 30 + Duration::from_secs(self.schedules_run) * 2;
+        round * times(self.rounds)
+            + of_sources * times(self.source_rounds)
+            + of_lateness * times(self.lateness_samples)
+            + (self.idle + second * 60) * times(self.idle_samples) * 2
     }
 }

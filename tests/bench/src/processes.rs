@@ -12,6 +12,28 @@ pub(crate) fn cpu_time(process: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
+/// User and system time of all processes of a group, so far. Those that ended took theirs with them.
+pub(crate) fn cpu_time_of_group(leader: u32) -> Result<Duration> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir("/proc").context("reading /proc")? {
+        let path = entry.context("reading /proc")?.path().join("stat");
+        // What is no process has no such file, and a process may end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        if group(&stat) == Some(leader) {
+            sum += ticks(&stat).unwrap_or_default();
+        }
+    }
+    Ok(Duration::from_secs_f64(sum as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// The process group in the line of `/proc/PID/stat`.
+fn group(stat: &str) -> Option<u32> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(2)?.parse().ok()
+}
+
 /// User and system time in the line of `/proc/PID/stat`, in clock ticks.
 fn ticks(stat: &str) -> Option<u64> {
     // The second field is the program's name, which may itself have blanks and brackets.
@@ -70,7 +92,7 @@ mod tests {
     fn times_are_found_behind_a_name_with_brackets_and_blanks() {
         let stat = "17 (ev) (o ke) S 1 17 17 0 -1 4194560 900 0 0 0 150 25 0 0 20 0 4 0 8 1000 200";
 
-        assert_eq!(ticks(stat), Some(175));
+        assert_eq!((ticks(stat), group(stat)), (Some(175), Some(17)));
         assert_eq!(ticks("17 (evoke) S 1"), None);
     }
 
@@ -97,6 +119,8 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
         }
 
+        let group = rustix::process::getpgrp().as_raw_nonzero().get().unsigned_abs();
+        assert!(cpu_time_of_group(group).unwrap() > Duration::ZERO);
         let memory = memory(std::process::id()).unwrap();
         assert!(memory.resident > 0 && memory.peak >= memory.resident, "{memory:?}");
     }

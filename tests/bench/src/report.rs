@@ -35,6 +35,19 @@ pub(crate) struct Figure {
     pub(crate) limit_cpu: Vec<Cpu>,
     pub(crate) limit_is: &'static str,
     pub(crate) details: Vec<Detail>,
+    /// Its row in the table of sources, where it is the rate of one.
+    pub(crate) source: Option<SourceRow>,
+}
+
+/// What the table of sources says of one, beside its rate.
+#[derive(Debug)]
+pub(crate) struct SourceRow {
+    pub(crate) kind: &'static str,
+    /// How the messages got there.
+    pub(crate) how: &'static str,
+    /// Of Evoke, in microseconds.
+    pub(crate) cpu_per_message: Vec<f64>,
+    pub(crate) peak_megabytes: Vec<f64>,
 }
 
 /// Something else that was measured with a figure: what its limit is made of, what explains it.
@@ -53,6 +66,8 @@ pub(crate) enum Unit {
     Microseconds,
     /// Millions of bytes.
     Megabytes,
+    /// Of one processor.
+    Percent,
     Plain,
 }
 
@@ -135,6 +150,7 @@ impl Report {
                     "met": figure.is_met(),
                     "cpu": cpu_json(&figure.cpu),
                     "details": details,
+                    "source": figure.source.as_ref().map(SourceRow::json),
                 })
             })
             .collect();
@@ -186,7 +202,8 @@ impl Report {
                 "**The machine was not quiet: other processes kept {disturbed:.2} of its processors busy. Measure again.**\n"
             );
         }
-        let rows = self.figures.iter().map(|figure| {
+        let main = self.figures.iter().filter(|figure| figure.source.is_none() || figure.target.is_some());
+        let rows = main.map(|figure| {
             vec![
                 figure.what.clone(),
                 shown(&figure.evoke, figure.unit),
@@ -208,9 +225,10 @@ impl Report {
             "Evoke / limit",
             "target",
             "",
-            "CPU: generator, function, Evoke, others",
+            "CPU: generator, upstream, function, Evoke, others",
         ];
         table(&mut text, &head, rows);
+        self.sources(&mut text);
         text.push_str(
             "\nCPU is in processors kept busy. What the limits are made of, and what else was seen:\n\n",
         );
@@ -248,10 +266,62 @@ impl Report {
         });
         table(
             &mut text,
-            &["figure", "part", "median", "lowest to highest", "CPU: generator, function, server, others"],
+            &[
+                "figure",
+                "part",
+                "median",
+                "lowest to highest",
+                "CPU: generator, upstream, function, server, others",
+            ],
             rows,
         );
         text
+    }
+}
+
+impl Report {
+    /// The table of sources, where any was measured.
+    fn sources(&self, text: &mut String) {
+        let rows: Vec<Vec<String>> = self
+            .figures
+            .iter()
+            .filter_map(|figure| {
+                let source = figure.source.as_ref()?;
+                Some(vec![
+                    source.kind.to_owned(),
+                    shown(&figure.evoke, figure.unit),
+                    figure.ratio().map_or("–".into(), |ratio| format!("{ratio:.2}")),
+                    shown(&source.cpu_per_message, Unit::Microseconds),
+                    cpu_shown(&figure.cpu),
+                    shown(&source.peak_megabytes, Unit::Megabytes),
+                    source.how.to_owned(),
+                ])
+            })
+            .collect();
+        if !rows.is_empty() {
+            text.push_str("\nMessages of each source into durable invocations:\n\n");
+            let head = [
+                "source",
+                "messages",
+                "Evoke / limit",
+                "Evoke's CPU for each",
+                "CPU: generator, upstream, function, Evoke, others",
+                "peak memory",
+                "messages are",
+            ];
+            table(text, &head, rows);
+        }
+    }
+}
+
+impl SourceRow {
+    fn json(&self) -> Value {
+        json!({
+            "kind": self.kind,
+            "messages_are": self.how,
+            "cpu_microseconds_per_message": spread(&self.cpu_per_message),
+            "peak_megabytes": spread(&self.peak_megabytes),
+        })
     }
 }
 
@@ -261,6 +331,7 @@ impl Unit {
             Unit::PerSecond => "per second",
             Unit::Microseconds => "microseconds",
             Unit::Megabytes => "megabytes",
+            Unit::Percent => "percent of a core",
             Unit::Plain => "",
         }
     }
@@ -270,6 +341,7 @@ impl Unit {
             Unit::PerSecond => format!("{}/s", grouped(value)),
             Unit::Microseconds => format!("{} µs", grouped(value)),
             Unit::Megabytes => format!("{value:.1} MB"),
+            Unit::Percent => format!("{value:.2} %"),
             Unit::Plain => format!("{value:.1}"),
         }
     }
@@ -310,6 +382,7 @@ fn cpu_median(samples: &[Cpu]) -> Option<Cpu> {
     let one = |part: fn(&Cpu) -> f64| median(&samples.iter().map(part).collect::<Vec<_>>());
     Some(Cpu {
         generator: one(|cpu| cpu.generator)?,
+        upstream: one(|cpu| cpu.upstream)?,
         function: one(|cpu| cpu.function)?,
         server: one(|cpu| cpu.server)?,
         others: one(|cpu| cpu.others)?,
@@ -320,7 +393,13 @@ fn cpu_json(samples: &[Cpu]) -> Value {
     match cpu_median(samples) {
         None => Value::Null,
         Some(cpu) => {
-            json!({ "generator": cpu.generator, "function": cpu.function, "server": cpu.server, "others": cpu.others })
+            json!({
+                "generator": cpu.generator,
+                "upstream": cpu.upstream,
+                "function": cpu.function,
+                "server": cpu.server,
+                "others": cpu.others,
+            })
         }
     }
 }
@@ -328,9 +407,10 @@ fn cpu_json(samples: &[Cpu]) -> Value {
 fn cpu_shown(samples: &[Cpu]) -> String {
     match cpu_median(samples) {
         None => "–".into(),
-        Some(cpu) => {
-            format!("{:.2}, {:.2}, {:.2}, {:.2}", cpu.generator, cpu.function, cpu.server, cpu.others)
-        }
+        Some(cpu) => format!(
+            "{:.2}, {:.2}, {:.2}, {:.2}, {:.2}",
+            cpu.generator, cpu.upstream, cpu.function, cpu.server, cpu.others
+        ),
     }
 }
 
@@ -383,11 +463,12 @@ mod tests {
             unit: Unit::PerSecond,
             target: Some(target),
             evoke: evoke.to_vec(),
-            cpu: vec![Cpu { generator: 0.5, function: 0.0, server: 1.25, others: 0.1 }],
+            cpu: vec![Cpu { generator: 0.5, upstream: 0.3, function: 0.0, server: 1.25, others: 0.1 }],
             limit: limit.to_vec(),
             limit_is: "a limit",
             limit_cpu: Vec::new(),
             details: vec![Detail::new("a part", Unit::Plain, vec![3.0, 1.0])],
+            source: None,
         }
     }
 
@@ -445,11 +526,35 @@ mod tests {
             "0.31",
             "≥ 0.6",
             "**missed**",
-            "0.50, 0.00, 1.25, 0.10",
+            "0.50, 0.30, 0.00, 1.25, 0.10",
             "",
         ];
         assert_eq!(cells, expected);
         assert!(text.contains("1.0 to 3.0"), "{text}");
+    }
+
+    #[test]
+    fn sources_have_a_table_and_only_those_with_a_target_stand_among_the_figures() {
+        let mut with_target = figure(Target::RatioAtLeast(0.4), &[50.0], &[100.0]);
+        let row = |kind| SourceRow {
+            kind,
+            how: "kept upstream",
+            cpu_per_message: vec![12.0],
+            peak_megabytes: vec![30.0],
+        };
+        with_target.source = Some(row("kafka"));
+        let mut without = figure(Target::RatioAtLeast(0.4), &[40.0], &[]);
+        (without.target, without.source) = (None, Some(row("mqtt")));
+
+        let text = report(vec![with_target, without]).markdown();
+
+        let main = text.split("Messages of each source").next().unwrap();
+        assert_eq!(main.lines().filter(|line| line.starts_with("| accepting")).count(), 1);
+        let row = text.lines().find(|line| line.starts_with("| mqtt")).unwrap();
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let cpu = "0.50, 0.30, 0.00, 1.25, 0.10";
+        assert_eq!(cells, ["", "mqtt", "40/s", "–", "12 µs", cpu, "30.0 MB", "kept upstream", ""]);
+        assert!(text.contains("| kafka"));
     }
 
     #[test]

@@ -24,6 +24,29 @@ pub(crate) fn one_after_the_other(rates: &[f64]) -> f64 {
     1.0 / rates.iter().map(|rate| 1.0 / rate).sum::<f64>()
 }
 
+/// Median and 99th percentile, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+/// One of the two.
+pub(crate) type Which = fn(&Percentiles) -> f64;
+
+impl Percentiles {
+    /// Each with its name.
+    pub(crate) const EACH: [(&'static str, Which); 2] = [("p50", |both| both.p50), ("p99", |both| both.p99)];
+
+    pub(crate) fn of(nanoseconds: impl IntoIterator<Item = u64>) -> Percentiles {
+        let mut sorted: Vec<u64> = nanoseconds.into_iter().collect();
+        sorted.sort_unstable();
+        let microseconds =
+            |permille| percentile(&sorted, permille).map_or(f64::NAN, |nanoseconds| nanoseconds as f64 / 1e3);
+        Percentiles { p50: microseconds(500), p99: microseconds(990) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +95,12 @@ mod tests {
         assert!((one_after_the_other(&[110_000.0, 256_000.0]) - 76_939.890_7).abs() < 1e-3);
         assert!((one_after_the_other(&[1000.0, 1e12]) - 1000.0).abs() < 1e-3);
         assert!((one_after_the_other(&[42.0]) - 42.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn percentiles_are_told_in_microseconds_whatever_the_order() {
+        let nanoseconds = (1..=1000).rev().map(|n| n * 1000);
+
+        assert_eq!(Percentiles::of(nanoseconds), Percentiles { p50: 500.0, p99: 990.0 });
     }
 }

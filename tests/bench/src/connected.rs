@@ -1,0 +1,78 @@
+//! A broker at rest with a source of every kind, all connected, and nothing to do.
+
+use anyhow::Result;
+use upstreams::{Kafka, Nats, Upstream};
+
+use crate::Bench;
+use crate::evoke::{Evoke, Settings};
+use crate::meter::{Cast, Cpu, Part};
+use crate::processes;
+use crate::report::{Figure, Target, Unit};
+use crate::source::servers;
+
+/// The samples.
+#[derive(Debug, Default)]
+pub(crate) struct Connected {
+    sources: usize,
+    megabytes: Vec<f64>,
+    percent: Vec<f64>,
+    cpu: Vec<Cpu>,
+}
+
+impl Connected {
+    /// Memory and processor time, a while after all sources are connected.
+    pub(crate) async fn sample(&mut self, bench: &Bench) -> Result<()> {
+        if bench.evoke.is_none() {
+            return Ok(());
+        }
+        let kafka = Kafka::start().await;
+        let nats = Nats::start().await;
+        let mut topics = vec![kafka.topic().await, nats.topic().await];
+        topics.dedup();
+        bench.functions.wants(&topics.join(",")).await?;
+        let sources =
+            vec![("kafka", kafka.source()), ("nats", nats.source()), ("clock", "{ cron: {} }".to_owned())];
+        let names: Vec<&str> = sources.iter().map(|(name, _)| *name).collect();
+        if let Some(evoke) = Evoke::start(bench, Settings { sources, ..Settings::default() }).await? {
+            for name in &names {
+                evoke.connected(name).await?;
+            }
+            let mut parts = vec![(Part::Server, evoke.process), (Part::Function, bench.functions.process)];
+            parts.extend([servers(&kafka), servers(&nats)].concat());
+            let cast = Cast::with(&parts);
+            // What connecting takes is not what being connected takes.
+            tokio::time::sleep(bench.plan.idle / 6).await;
+            let watch = cast.watch()?;
+            tokio::time::sleep(bench.plan.idle).await;
+            let (_, cpu) = watch.so_far()?;
+            let megabytes = processes::memory(evoke.process)?.resident as f64 / 1e6;
+            let percent = cpu.server * 100.0;
+            eprintln!("  {} sources, idle: {megabytes:.1} MB, {percent:.2} % of a core", names.len());
+            self.sources = names.len();
+            self.megabytes.push(megabytes);
+            self.percent.push(percent);
+            self.cpu.push(cpu);
+            evoke.stop().await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn figures(self) -> Vec<Figure> {
+        let figure = |what: &str, unit, most, evoke| Figure {
+            what: format!("{what}, {} sources connected and idle", self.sources),
+            unit,
+            target: Some(Target::AtMost(most)),
+            evoke,
+            cpu: self.cpu.clone(),
+            limit: Vec::new(),
+            limit_is: "",
+            limit_cpu: Vec::new(),
+            details: Vec::new(),
+            source: None,
+        };
+        vec![
+            figure("resident memory", Unit::Megabytes, 60.0, self.megabytes.clone()),
+            figure("processor time", Unit::Percent, 1.0, self.percent.clone()),
+        ]
+    }
+}
