@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Span;
+use crate::{Schedule, Span};
 
 /// A function with what Evoke read from its annotations and how its calls stand.
 ///
@@ -17,6 +17,8 @@ pub struct Function {
     pub available_replicas: u32,
     /// The topics that start it: exact ones as they are, patterns as `evoke.topics` has them.
     pub topics: Vec<String>,
+    /// When it runs by itself: its expressions that can be used, by id. Empty while no source runs schedules.
+    pub schedules: Vec<Schedule>,
     /// Its queue.
     pub queue: Option<String>,
     /// Its retries.

@@ -80,6 +80,18 @@ impl Whole for api::Function {
             screen.line("")?;
             screen.table(&["QUEUE", "WAITING", "DELIVERING", "LIMIT", "WAITS FOR"], lanes.collect())?;
         }
+        if !self.schedules.is_empty() {
+            let schedules = self.schedules.iter().map(|schedule| {
+                vec![
+                    schedule.expression.clone(),
+                    schedule_stands(schedule).into(),
+                    or_dash(text(&schedule.next_run)),
+                    schedule.id.clone(),
+                ]
+            });
+            screen.line("")?;
+            screen.table(&["RUNS AT", "STATE", "NEXT RUN", "SCHEDULE"], schedules.collect())?;
+        }
         if !self.problems.is_empty() {
             let problems = self.problems.iter().map(|problem| {
                 vec![problem.annotation.clone(), problem.value.clone(), problem.problem.clone()]

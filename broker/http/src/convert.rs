@@ -94,11 +94,11 @@ pub(crate) fn ledger(totals: &Totals) -> api::LedgerInfo {
     }
 }
 
-/// A function; `None` of it when the gateway does not list it.
-/// A function as the gateway lists it; `of_schedules` are the problems its schedules have.
+/// A function as the gateway lists it, `None` when it does not, with its schedules and the problems they have.
 pub(crate) fn function(
     name: &FunctionName,
     listed: Option<&Function>,
+    schedules: Vec<ScheduleStatus>,
     of_schedules: &[AnnotationProblem],
     lanes: &[LaneState],
 ) -> api::Function {
@@ -109,6 +109,7 @@ pub(crate) fn function(
         listed: listed.is_some(),
         available_replicas: function.available_replicas,
         topics: function.topics.iter().map(ToString::to_string).collect(),
+        schedules: schedules.into_iter().map(schedule).collect(),
         queue: function.queue.as_ref().map(ToString::to_string),
         retry: api::FunctionRetry {
             attempts: function.attempts,

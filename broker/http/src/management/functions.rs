@@ -1,6 +1,6 @@
 //! `/v1/functions` and `/v1/triggers`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::{RawQuery, State};
 use http::StatusCode;
@@ -8,6 +8,7 @@ use http::StatusCode;
 use broker_api::{Function, List, Paused, ProblemKind};
 use broker_model::FunctionName;
 use broker_model::function::AnnotationProblem;
+use broker_model::timetable::ScheduleStatus;
 
 use super::{Answer, Here, Segment, function_name, json};
 use crate::convert;
@@ -21,14 +22,20 @@ pub(super) async fn list(State(shared): Here, RawQuery(query): RawQuery) -> Answ
     let mut names: BTreeSet<FunctionName> = shared.functions.table().functions.keys().cloned().collect();
     names.extend(with_lanes(&shared));
     let part = part_of(names.into_iter().collect(), &page)?;
-    let items: Vec<Function> = part.items.iter().map(|name| shown(&shared, name)).collect();
+    let mut schedules = schedules(&shared);
+    let items: Vec<Function> = part
+        .items
+        .iter()
+        .map(|name| shown(&shared, name, schedules.remove(name).unwrap_or_default()))
+        .collect();
     json(StatusCode::OK, &List { items, next: part.next })
 }
 
 pub(super) async fn show(State(shared): Here, Segment(name): Segment, RawQuery(query): RawQuery) -> Answer {
     Parameters::none(query.as_deref())?;
     let name = known(&shared, &name)?;
-    json(StatusCode::OK, &shown(&shared, &name))
+    let of_it = schedules(&shared).remove(&name).unwrap_or_default();
+    json(StatusCode::OK, &shown(&shared, &name, of_it))
 }
 
 pub(super) async fn pause(State(shared): Here, Segment(name): Segment, RawQuery(query): RawQuery) -> Answer {
@@ -56,7 +63,17 @@ fn with_lanes(shared: &Shared) -> impl Iterator<Item = FunctionName> {
     shared.ledger.lanes().into_iter().filter_map(|stats| stats.lane.target.function().cloned())
 }
 
-fn shown(shared: &Shared, name: &FunctionName) -> Function {
+/// The schedules that functions ask for.
+fn schedules(shared: &Shared) -> BTreeMap<FunctionName, Vec<ScheduleStatus>> {
+    let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let kept = shared.timetable.get().map(|timetable| timetable.list()).unwrap_or_default();
+    for schedule in kept.into_iter().filter(|schedule| schedule.rules.is_some()) {
+        all.entry(schedule.state.schedule.function.clone()).or_default().push(schedule);
+    }
+    all
+}
+
+fn shown(shared: &Shared, name: &FunctionName, schedules: Vec<ScheduleStatus>) -> Function {
     let table = shared.functions.table();
     let listed = table.get(name);
     let of_schedules = match (shared.timetable.get(), listed.and_then(|function| function.schedule.as_ref()))
@@ -70,7 +87,7 @@ fn shown(shared: &Shared, name: &FunctionName) -> Function {
         }],
         (_, None) => Vec::new(),
     };
-    convert::function(name, listed, &of_schedules, &shared.functions.lane_states(name))
+    convert::function(name, listed, schedules, &of_schedules, &shared.functions.lane_states(name))
 }
 
 /// The function of this name, if there is anything to say of it: it is listed, held, or calls wait for it.

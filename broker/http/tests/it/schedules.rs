@@ -119,6 +119,12 @@ async fn schedules_are_shown_run_held_and_made_up_for() {
         "next_run": "2026-01-01T00:10:00.000Z",
     });
     assert_eq!(list, json!({"items": [shown], "next": null}));
+    let (_, report) = broker.get("/v1/functions/report").await;
+    assert_eq!(report["schedules"], json!([shown]), "with its triggers");
+    let (_, functions) = broker.get("/v1/functions").await;
+    let with_schedules =
+        functions["items"].as_array().unwrap().iter().filter(|f| f["schedules"] != json!([]));
+    assert_eq!(with_schedules.collect::<Vec<_>>(), [&report]);
     let (_, detail) = broker.get(&format!("/v1/schedules/{id}?next=2")).await;
     assert_eq!(detail["next"], json!(["2026-01-01T00:10:00.000Z", "2026-01-01T00:15:00.000Z"]));
     let (_, detail) = broker.get(&format!("/v1/schedules/{id}")).await;
@@ -180,6 +186,7 @@ async fn the_command_line_does_all_of_it() {
     let id = one.schedule.id.as_str();
     for (line, said) in [
         (&["schedules", "list"] as &[&str], "*/5 * * * *"),
+        (&["functions", "show", "report"], "2026-01-01T00:10:00.000Z"),
         (&["schedules", "show", id], "Europe/Vienna"),
         (&["schedules", "show", id, "--next", "1"], "2026-01-01T00:10:00.000Z"),
         (&["schedules", "run", id, "--output", "json"], "invocations"),
