@@ -1,7 +1,10 @@
 //! The source that the variables and flags of one of OpenFaaS' connectors describe.
 //!
 //! Which there are is said by the connectors, as data ([`Inheritance`]); what a value looks like is known here. A flag is a
-//! variable whose name begins with `-`. `content_type` is understood for every kind.
+//! variable whose name begins with `-`. `content_type` is understood for every kind. A variable of the system ([`Ambient`])
+//! is a default, below the file.
+//!
+//! [`Ambient`]: InheritedForm::Ambient
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,15 +22,27 @@ const COMMON: Inherited = Inherited { name: "content_type", key: "content_type",
 /// Each kind with what it understands.
 pub type Kinds<'a> = &'a [(&'static str, Inheritance)];
 
-/// Defines the sources the variables describe, named as their kinds, if no other layer has one.
+/// Defines the sources the variables describe, named as their kinds, if no other layer has one; then says what of the system
+/// is a default of those there are.
 pub(crate) fn apply(
     environment: &BTreeMap<String, String>,
     kinds: Kinds<'_>,
     tree: &mut Node,
     problems: &mut Vec<Problem>,
 ) -> Vec<Note> {
+    let notes = define(environment, kinds, tree, problems);
+    default(environment, kinds, tree, problems);
+    notes
+}
+
+fn define(
+    environment: &BTreeMap<String, String>,
+    kinds: Kinds<'_>,
+    tree: &mut Node,
+    problems: &mut Vec<Problem>,
+) -> Vec<Note> {
     let get = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let all = kinds.iter().flat_map(|(_, kind)| kind.variables).map(|variable| variable.name);
+    let all = kinds.iter().flat_map(|(_, kind)| of_connectors(kind)).map(|variable| variable.name);
     let set: BTreeSet<&str> = all.filter(|name| get(name).is_some()).collect();
 
     let configured = match tree.child("sources").map(|node| &node.value) {
@@ -47,7 +62,10 @@ pub(crate) fn apply(
             continue;
         };
         let mut by_key: BTreeMap<&str, &str> = BTreeMap::new();
-        for variable in inheritance.variables.iter().chain([&COMMON]) {
+        let definer = origin(definers.first().copied().unwrap_or(kind));
+        let whole = Node::empty_map(definer.clone());
+        problems.extend(tree.set(&["sources", kind, kind].map(str::to_owned), whole, str::eq).err());
+        for variable in of_connectors(inheritance).chain([&COMMON]) {
             let Some(text) = get(variable.name) else { continue };
             used.insert(variable.name);
             if let Some(other) = by_key.get(variable.key) {
@@ -68,13 +86,46 @@ pub(crate) fn apply(
             }
         }
         for (key, value) in inheritance.defaults.iter().filter(|(key, _)| !by_key.contains_key(key)) {
-            let node = Node::loose(*value, origin(definers.first().copied().unwrap_or(kind)));
+            let node = Node::loose(*value, definer.clone());
             problems.extend(tree.set(&path(kind, key), node, str::eq).err());
         }
     }
     let unused = set.difference(&used);
     notes.extend(unused.map(|name| note(name, "no other variable says where its upstream is".to_owned())));
     notes
+}
+
+/// The variables that are of a connector and not of the system.
+fn of_connectors(kind: &Inheritance) -> impl Iterator<Item = &'static Inherited> {
+    kind.variables.iter().filter(|variable| variable.form != InheritedForm::Ambient)
+}
+
+/// Sets in each source what a variable of the system says and nobody else does.
+fn default(
+    environment: &BTreeMap<String, String>,
+    kinds: Kinds<'_>,
+    tree: &mut Node,
+    problems: &mut Vec<Problem>,
+) {
+    let sources: Vec<String> = match tree.child("sources").map(|node| &node.value) {
+        Some(Value::Map(sources)) => sources.keys().cloned().collect(),
+        _ => return,
+    };
+    for (kind, inheritance) in kinds {
+        for variable in inheritance.variables.iter().filter(|one| one.form == InheritedForm::Ambient) {
+            // POSIX has a colon before a name of the database.
+            let text = environment.get(variable.name).map(|text| text.trim().trim_start_matches(':'));
+            let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
+            for name in &sources {
+                let source = tree.child("sources").and_then(|sources| sources.child(name)?.child(kind));
+                if source.is_some_and(|source| source.child(variable.key).is_none()) {
+                    let path = ["sources", name, kind, variable.key].map(str::to_owned);
+                    let node = Node::new(Value::Text(text.to_owned()), origin(variable.name));
+                    problems.extend(tree.set(&path, node, str::eq).err());
+                }
+            }
+        }
+    }
 }
 
 fn note(name: &str, why: String) -> Note {
@@ -96,7 +147,7 @@ fn path(kind: &str, key: &str) -> Vec<String> {
 fn read(form: InheritedForm, text: &str) -> Result<Option<Value>, (String, String)> {
     let wrong = |what: &str, remedy: &str| Err((format!("{text:?} is {what}"), remedy.to_owned()));
     Ok(Some(match form {
-        InheritedForm::Text => Value::Text(text.to_owned()),
+        InheritedForm::Text | InheritedForm::Ambient => Value::Text(text.to_owned()),
         InheritedForm::Number => match text.parse() {
             Ok(number) => Value::Integer(number),
             Err(_) => return wrong("no whole number", "write digits only"),

@@ -46,6 +46,9 @@ pub struct Inherited {
 pub enum InheritedForm {
     /// As here.
     Text,
+    /// As here; a variable of the system rather than of a connector (`TZ`), and so the default of the setting in every
+    /// source of the kind, configured or not. Where there is none, nothing is said of it.
+    Ambient,
     /// A whole number.
     Number,
     /// Entries between commas; trimmed, empty ones passed over. Nothing is set where none is left.

@@ -305,6 +305,33 @@ fn what_a_connectors_variables_describe_becomes_a_source() {
 }
 
 #[test]
+fn a_variable_of_the_system_is_a_default_of_every_source_of_its_kind_and_nobody_elses() {
+    const CLOCKS: &str =
+        "sources: { a: { cron: }, b: { cron: { time_zone: UTC } }, bus: { nats: { url: \"nats://n\" } } }";
+    let vienna = [("TZ", ":Europe/Vienna"), ("EVOKE_SOURCES__B__PAUSED", "true")];
+    let loaded = Given { file: Some(("evoke.yaml", CLOCKS)), environment: &vienna, flags: &[] }.loaded();
+
+    let key = "sources.a.cron.time_zone";
+    assert_eq!(shown(&loaded, key), pair("Europe/Vienna", "environment variable TZ"));
+    let settings: Vec<_> = loaded.config.sources.values().map(|source| source.settings.clone()).collect();
+    let [a, b, bus] =
+        [json!({"time_zone": "Europe/Vienna"}), json!({"time_zone": "UTC"}), json!({"url": "nats://n"})];
+    assert_eq!(settings, [a.clone(), b, bus]);
+    assert_eq!(loaded.notes, []);
+
+    // The manifest of OpenFaaS' cron connector is known by the one variable that is its own.
+    let manifest = environment(&[("rebuild_timeout", "5s"), ("TZ", "Europe/Vienna")]).loaded();
+    let sources: Vec<_> =
+        manifest.config.sources.iter().map(|(name, source)| (name.as_str(), &source.settings)).collect();
+    assert_eq!((sources, manifest.notes.len()), (vec![("cron", &a)], 0));
+    for nothing in [&[("TZ", "Europe/Vienna")] as &[_], &[("rebuild_timeout", "5s"), ("TZ", "")]] {
+        let loaded = environment(nothing).loaded();
+        assert!(loaded.config.sources.values().all(|source| source.settings == json!({})), "{nothing:?}");
+        assert_eq!(loaded.notes, []);
+    }
+}
+
+#[test]
 fn a_connectors_variable_that_does_nothing_says_why() {
     let notes = |variables: &[(&str, &str)]| {
         let notes = environment(variables).loaded().notes;

@@ -40,6 +40,14 @@ const INHERITED: &[(&str, Inheritance)] = &[
         },
     ),
     (
+        "cron",
+        Inheritance {
+            defined_by: &[&["rebuild_timeout"]],
+            variables: &[variable("TZ", "time_zone", InheritedForm::Ambient)],
+            defaults: &[],
+        },
+    ),
+    (
         "nats",
         Inheritance {
             defined_by: &[&["broker_host"]],

@@ -18,7 +18,9 @@ mod plan;
 mod settings;
 mod source;
 
-use connectors_sdk::{Connector, SettingsError, Source, SourceName, Wildcards};
+use connectors_sdk::{
+    Connector, Inheritance, Inherited, InheritedForm, SettingsError, Source, SourceName, Wildcards,
+};
 
 /// Cron: `sources.<name>.cron`.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,15 @@ impl Connector for Cron {
 
     fn wildcards(&self) -> Wildcards {
         Wildcards::Glob
+    }
+
+    fn inherits(&self) -> Inheritance {
+        Inheritance {
+            // The one variable that no other connector of OpenFaaS has; what it says means nothing here.
+            defined_by: &[&["rebuild_timeout"]],
+            variables: &[Inherited { name: "TZ", key: "time_zone", form: InheritedForm::Ambient }],
+            defaults: &[],
+        }
     }
 
     fn build(
