@@ -10,6 +10,8 @@ pub const ALL: &[&dyn Connector] = &[
     &connectors_kafka::Kafka,
     #[cfg(feature = "nats")]
     &connectors_nats::Nats,
+    #[cfg(feature = "rabbitmq")]
+    &connectors_rabbitmq::Rabbitmq,
 ];
 
 /// The connector of this kind.

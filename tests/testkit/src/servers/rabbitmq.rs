@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Certificates, Kind, Place, Server, found_on_path, paths};
 use crate::process::Program;
@@ -24,6 +24,8 @@ pub struct RabbitMqConfig {
     pub secure: Option<RabbitMqSecure>,
     /// Adds virtual hosts, in which `guest` may do everything.
     pub virtual_hosts: Vec<String>,
+    /// Adds users, with what they may do in `/`.
+    pub users: Vec<RabbitMqUser>,
     /// Adds the listener `management` (HTTP). Costs a second and 20 MB.
     pub management: bool,
     /// Adds the listeners `mqtt` and `mqtt-websocket` (path `/ws`), for MQTT 3.1.1.
@@ -41,6 +43,21 @@ pub struct RabbitMqSecure {
     pub server: (PathBuf, PathBuf),
     /// Whether it refuses clients without a certificate.
     pub client_certificates: bool,
+}
+
+/// A user of the virtual host `/`. Rights are patterns of names; an empty one meets nothing.
+#[derive(Clone, Debug)]
+pub struct RabbitMqUser {
+    /// The name.
+    pub name: String,
+    /// The password.
+    pub password: String,
+    /// What it may make and remove.
+    pub configure: String,
+    /// Where it may publish.
+    pub write: String,
+    /// What it may take messages from.
+    pub read: String,
 }
 
 impl RabbitMqSecure {
@@ -202,21 +219,33 @@ ssl_options.fail_if_no_peer_cert = {client_certificates}",
             let _ = writeln!(text, "mqtt.listeners.tcp.1 = {mqtt}\nmqtt.allow_anonymous = true");
             let _ = writeln!(text, "web_mqtt.tcp.ip = 127.0.0.1\nweb_mqtt.tcp.port = {websocket}");
         }
-        if !self.virtual_hosts.is_empty() {
-            // A node that is given definitions makes nothing of its own, not even `/` and the guest.
-            let hosts: Vec<&str> =
-                std::iter::once("/").chain(self.virtual_hosts.iter().map(String::as_str)).collect();
-            let rights = |host| json!({ "user": "guest", "vhost": host, "configure": ".*", "write": ".*", "read": ".*" });
-            let definitions = json!({
-                "users": [{ "name": "guest", "password": "guest", "tags": ["administrator"] }],
-                "vhosts": hosts.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
-                "permissions": hosts.iter().map(rights).collect::<Vec<_>>(),
-            });
-            let file = place.write("definitions.json", &definitions.to_string())?;
+        if !self.virtual_hosts.is_empty() || !self.users.is_empty() {
+            let file = place.write("definitions.json", &self.definitions().to_string())?;
             let _ = writeln!(text, "load_definitions = {}", file.display());
         }
         text.push_str(&self.more);
         text.push('\n');
         Ok(text)
+    }
+
+    /// Everything that is to be there: a node that is given definitions makes nothing of its own, not even `/` and the guest.
+    fn definitions(&self) -> Value {
+        let hosts: Vec<&str> =
+            std::iter::once("/").chain(self.virtual_hosts.iter().map(String::as_str)).collect();
+        let mut users = vec![json!({ "name": "guest", "password": "guest", "tags": ["administrator"] })];
+        let all =
+            |host| json!({ "user": "guest", "vhost": host, "configure": ".*", "write": ".*", "read": ".*" });
+        let mut permissions: Vec<Value> = hosts.iter().map(all).collect();
+        for RabbitMqUser { name, password, configure, write, read } in &self.users {
+            users.push(json!({ "name": name, "password": password, "tags": [] }));
+            permissions.push(
+                json!({ "user": name, "vhost": "/", "configure": configure, "write": write, "read": read }),
+            );
+        }
+        json!({
+            "users": users,
+            "vhosts": hosts.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
+            "permissions": permissions,
+        })
     }
 }
