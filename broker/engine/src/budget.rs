@@ -57,11 +57,13 @@ impl Budget {
         Permit { _whole: acquire(&self.whole, bytes).await, _large: Some(large) }
     }
 
-    /// Takes `bytes` if they are free now; `None` means: spool to disk or wait.
-    pub fn try_take(&self, bytes: usize) -> Option<Permit> {
+    /// Takes `bytes` of the half that large uploads share if they are free now; `None` means: spool to disk, or do
+    /// without. For answers: how long one is held is up to whoever reads it.
+    pub fn try_take_for_answer(&self, bytes: usize) -> Option<Permit> {
         let bytes = u32::try_from(bytes).ok()?;
+        let large = self.large.clone().try_acquire_many_owned(bytes).ok()?;
         let whole = self.whole.clone().try_acquire_many_owned(bytes).ok()?;
-        Some(Permit { _whole: whole, _large: None })
+        Some(Permit { _whole: whole, _large: Some(large) })
     }
 
     /// Bytes not held now.

@@ -91,7 +91,8 @@ pub struct FinalAnswer {
     pub status: Option<u16>,
     /// The function's header fields, without those of one hop; none from the ledger.
     pub headers: Headers,
-    /// The function's body, at most `limits.response`, or what is known of it.
+    /// The function's body, at most `limits.response` and what `limits.in_flight` has room for, or what is known of it. It
+    /// holds its share of the budget until it is dropped.
     pub body: Bytes,
     /// Whether the body was cut, or may have been.
     pub truncated: bool,

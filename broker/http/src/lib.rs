@@ -20,6 +20,7 @@ pub mod server;
 
 mod request_targets;
 mod route;
+mod socket;
 
 // The gateway's asynchronous routes.
 mod front;

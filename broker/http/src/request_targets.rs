@@ -18,6 +18,8 @@ pub(crate) struct RequestTargets {
     line: Vec<u8>,
     length: Option<u64>,
     chunked: bool,
+    /// Where the body of the request under way ends is not known; its head is followed to its end.
+    lost: bool,
 }
 
 /// What the next byte belongs to.
@@ -44,7 +46,7 @@ enum At {
 
 impl RequestTargets {
     pub(crate) fn new() -> Self {
-        RequestTargets { at: At::Before, line: Vec::new(), length: None, chunked: false }
+        RequestTargets { at: At::Before, line: Vec::new(), length: None, chunked: false, lost: false }
     }
 
     /// Follows what was read next; what to pass on instead, if anything in it must be escaped.
@@ -65,6 +67,16 @@ impl RequestTargets {
             from += taken;
         }
         instead
+    }
+
+    /// Whether the bytes that come next belong to a request's head.
+    pub(crate) fn in_head(&self) -> bool {
+        matches!(self.at, At::Method | At::Path | At::Query | At::Version | At::Field)
+    }
+
+    /// Whether it is not known where the next request begins.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost || self.at == At::Lost
     }
 
     /// Takes at least one byte of `rest`: how many, and whether they are to be escaped.
@@ -139,13 +151,17 @@ impl RequestTargets {
     fn meaning(&mut self, line: &[u8]) -> At {
         match self.at {
             At::Version => At::Field,
+            At::Field if line.is_empty() && self.lost => At::Lost,
             At::Field if line.is_empty() => match (self.chunked, self.length) {
                 (false, None | Some(0)) => At::Before,
                 (false, Some(length)) => At::Body(length),
                 (true, None) => At::ChunkSize,
                 (true, Some(_)) => At::Lost,
             },
-            At::Field => self.field(line),
+            At::Field => {
+                self.lost |= self.field(line) == At::Lost;
+                At::Field
+            }
             At::ChunkSize => {
                 let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
                 let size = std::str::from_utf8(&line[..digits]).ok();

@@ -9,20 +9,17 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,16 +33,12 @@ use broker_model::{BodyReader, Clock, Ledger, TimetableBoard};
 use crate::auth::{Guard, Peer};
 use crate::metrics::{self, HttpMetrics};
 use crate::parts::{HttpParts, Phase};
-use crate::request_targets::RequestTargets;
 use crate::route::{self, Reply};
 use crate::settings::HttpSettings;
+use crate::socket::{HeadRoom, Rationed, Told};
 
-/// Connections at once on one listener. Each may hold a header block while it comes; more wait to be accepted.
+/// Connections at once on one listener; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 8192;
-
-/// What one read from a socket takes at most. It bounds what a connection holds while its body is spooled, below the
-/// header block a connection may have to hold.
-const READ_AT_ONCE: u64 = 64 * 1024;
 
 /// How many header fields a request may have; their size is bounded by `limits.headers`. Go counts only bytes, hyper
 /// needs a number; the proxies in front of a gateway let pass some hundred.
@@ -167,7 +160,7 @@ where
         .max_headers(MAX_FIELDS)
         // hyper's own least; one above our limit of headers would be refused there anyway.
         .max_buf_size(settings.header_limit.max(8192));
-    let builder = Arc::new(builder);
+    let (builder, room, patience) = (Arc::new(builder), HeadRoom::new(), settings.unread_timeout);
     let (tracker, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let mut trouble = false;
     loop {
@@ -192,8 +185,10 @@ where
         let Ok(local) = stream.local_addr() else { continue };
         let peer = Peer { remote, local };
         let (builder, shutdown, answer) = (Arc::clone(&builder), shutdown.clone(), answer.clone());
+        let told = Told::default();
+        let socket = Rationed::new(stream, room.clone(), told.clone(), patience);
         tracker.spawn(async move {
-            connection(&builder, stream, peer, shutdown, answer).await;
+            connection(&builder, socket, told, peer, shutdown, answer).await;
             drop(place);
         });
     }
@@ -214,7 +209,8 @@ async fn accept(
 
 async fn connection<S, F>(
     builder: &Builder<TokioExecutor>,
-    stream: TcpStream,
+    socket: Rationed,
+    told: Told,
     peer: Peer,
     shutdown: Shutdown,
     answer: S,
@@ -222,11 +218,20 @@ async fn connection<S, F>(
     S: Fn(Peer, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Reply>> + Send + 'static,
 {
-    let service = service_fn(move |request| {
-        let answer = answer(peer, request);
-        async move { Ok::<_, Infallible>(answer.await) }
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(held) = told.take_head() {
+            request.extensions_mut().insert(held);
+        }
+        let (told, answer) = (told.clone(), answer(peer, request));
+        async move {
+            let mut response = answer.await;
+            if told.is_last() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(Rationed::new(stream)), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         biased;
         () = shutdown.force.cancelled() => return,
@@ -243,70 +248,5 @@ async fn connection<S, F>(
     if let Err(error) = ended {
         // A client that goes away or writes nonsense is an ordinary day.
         debug!(%error, remote = %peer.remote, "connection ended early");
-    }
-}
-
-/// A socket that gives at most [`READ_AT_ONCE`] bytes a read, request targets escaped.
-struct Rationed {
-    socket: Take<TcpStream>,
-    targets: RequestTargets,
-    /// What was escaped and did not fit into the reader's room.
-    left: Bytes,
-}
-
-impl Rationed {
-    fn new(stream: TcpStream) -> Self {
-        Rationed { socket: stream.take(READ_AT_ONCE), targets: RequestTargets::new(), left: Bytes::new() }
-    }
-}
-
-impl AsyncRead for Rationed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.left.is_empty() {
-            let before = buf.filled().len();
-            this.socket.set_limit(READ_AT_ONCE);
-            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-            match this.targets.pass(&buf.filled()[before..]) {
-                None => return Poll::Ready(Ok(())),
-                Some(escaped) => {
-                    buf.set_filled(before);
-                    this.left = escaped.into();
-                }
-            }
-        }
-        let fits = this.left.len().min(buf.remaining());
-        buf.put_slice(&this.left.split_to(fits));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rationed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.socket.get_mut()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(self.socket.get_mut()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.get_ref().is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.socket.get_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.socket.get_mut()).poll_shutdown(cx)
     }
 }

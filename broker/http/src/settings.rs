@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use broker_config::{Api, BodyOverLimit, CancelAccess, Config};
 
-/// What the HTTP side is told. A reload swaps it whole, but for [`HttpSettings::header_timeout`], which holds as it was
-/// when serving began; a larger [`HttpSettings::header_limit`] needs a restart, too.
+/// What the HTTP side is told. A reload swaps it whole, but for [`HttpSettings::header_timeout`] and
+/// [`HttpSettings::unread_timeout`], which hold as they were when serving began; a larger [`HttpSettings::header_limit`] needs a restart, too.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
     /// The namespace of a function's name written without one.
@@ -24,6 +24,8 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// How slowly a body may come.
     pub pace: Pace,
+    /// How long a peer may take nothing of its answer before its connection is closed.
+    pub unread_timeout: Duration,
 }
 
 /// How slowly a body may come before it is refused with 408. Only time spent waiting for the sender counts.
@@ -72,6 +74,7 @@ impl Default for HttpSettings {
             // The gateway's own read timeout, so that clients tuned for it see no difference.
             header_timeout: Duration::from_secs(60),
             pace: Pace::default(),
+            unread_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crc32c::crc32c_append;
 use futures::stream;
 
@@ -20,8 +20,9 @@ use crate::store::{ReadError, Shared};
 /// Bodies above this are spooled, and pieces of reading are at most this.
 pub(crate) const PIECE: usize = 256 << 10;
 const PIECE_HEADER: usize = 8;
-/// How much of a body that is being sent is gathered before it is written: what hundreds of slow uploads hold each.
-const GATHERED: usize = 64 << 10;
+/// How much of a body that is being sent is gathered before it is written. Hundreds of slow uploads hold this much each,
+/// and no more: it is one buffer, written as it stands and filled again.
+const GATHERED: usize = 32 << 10;
 
 #[async_trait]
 impl BodyReader for EmbeddedStore {
@@ -157,7 +158,7 @@ async fn begin(shared: Arc<Shared>) -> Result<OpenSpool, StoreError> {
         handle: None,
         at: 0,
         len: 0,
-        rest: BytesMut::new(),
+        piece: Vec::new(),
         finished: false,
     };
     let path = shared.body_path(file);
@@ -173,7 +174,8 @@ struct OpenSpool {
     handle: Option<Arc<dyn File>>,
     at: u64,
     len: u64,
-    rest: BytesMut,
+    /// What is gathered, behind room for its header. Empty, or of room for a whole piece.
+    piece: Vec<u8>,
     finished: bool,
 }
 
@@ -183,8 +185,10 @@ impl OpenSpool {
         self.shared.core().full_error(&format!("disk: {error}"))
     }
 
-    async fn put(&mut self, pieces: Vec<Bytes>) -> Result<(), StoreError> {
-        let bytes: u64 = pieces.iter().map(|piece| (PIECE_HEADER + piece.len()) as u64).sum();
+    /// Writes what is gathered.
+    async fn put(&mut self) -> Result<(), StoreError> {
+        let mut piece = std::mem::take(&mut self.piece);
+        let bytes = piece.len() as u64;
         {
             let mut core = self.shared.core();
             core.check_open()?;
@@ -200,46 +204,46 @@ impl OpenSpool {
         }
         let Some(handle) = self.handle.clone() else { return Err(StoreError::NoBody) };
         let (shared, at) = (self.shared.clone(), self.at);
-        let salt = shared.salt;
         self.at += bytes;
         let written = blocking(move || {
             crate::upkeep::room_for(&shared, bytes).map_err(|what| Err(what.to_string()))?;
-            let mut at = at;
-            for piece in pieces {
-                let mut framed = Vec::with_capacity(PIECE_HEADER + piece.len());
-                framed.extend_from_slice(&(piece.len() as u32).to_le_bytes());
-                framed.extend_from_slice(&crc32c_append(salt, &piece).to_le_bytes());
-                framed.extend_from_slice(&piece);
-                handle.write_at(&framed, at).map_err(Ok)?;
-                at += framed.len() as u64;
-            }
-            Ok(())
+            let (header, data) = piece.split_at_mut(PIECE_HEADER);
+            header[..4].copy_from_slice(&(data.len() as u32).to_le_bytes());
+            header[4..].copy_from_slice(&crc32c_append(shared.salt, data).to_le_bytes());
+            handle.write_at(&piece, at).map_err(Ok)?;
+            piece.clear();
+            Ok(piece)
         })
         .await?;
-        written.map_err(|error: Result<std::io::Error, String>| match error {
+        self.piece = written.map_err(|error: Result<std::io::Error, String>| match error {
             Ok(error) => self.refused(&error),
             Err(what) => self.shared.core().full_error(&what),
-        })
+        })?;
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Spool for OpenSpool {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
         self.len += bytes.len() as u64;
-        self.rest.extend_from_slice(&bytes);
-        let mut pieces = Vec::new();
-        while self.rest.len() >= GATHERED {
-            let length = self.rest.len().min(PIECE);
-            pieces.push(self.rest.split_to(length).freeze());
+        while !bytes.is_empty() {
+            if self.piece.is_empty() {
+                self.piece.reserve_exact(PIECE_HEADER + GATHERED);
+                self.piece.resize(PIECE_HEADER, 0);
+            }
+            let room = PIECE_HEADER + GATHERED - self.piece.len();
+            self.piece.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
+            if self.piece.len() == PIECE_HEADER + GATHERED {
+                self.put().await?;
+            }
         }
-        if pieces.is_empty() { Ok(()) } else { self.put(pieces).await }
+        Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Body, StoreError> {
-        if !self.rest.is_empty() {
-            let rest = self.rest.split().freeze();
-            self.put(vec![rest]).await?;
+        if !self.piece.is_empty() {
+            self.put().await?;
         }
         let Some(handle) = self.handle.take() else { return Err(StoreError::NoBody) };
         let shared = self.shared.clone();

@@ -408,7 +408,7 @@ impl End {
     fn answer(&self) -> FinalAnswer {
         // Without a whole answer there is no body: a beginning would pass for the result.
         let (body, truncated) = match self.kept.as_ref().filter(|_| self.status.is_some()) {
-            Some(Kept { for_waiter: Some(body), truncated, .. }) => (body.clone(), *truncated),
+            Some(Kept { for_waiter: Some(body), cut_for_waiter, .. }) => (body.clone(), *cut_for_waiter),
             // A caller that came when the answer had begun gets what is known of it.
             Some(kept) => (kept.excerpt.clone(), !kept.excerpt_is_all),
             None => (Bytes::new(), false),

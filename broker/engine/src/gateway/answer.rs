@@ -35,18 +35,22 @@ impl Wanted {
 
 /// Takes an answer's body as it comes.
 ///
-/// The first 1 KiB is always kept. The rest is kept only where somebody will want it: in memory while it is small and
-/// the byte budget has room, beyond that in a spool of the store; at most `limits.response` of it.
+/// The first 1 KiB is always kept. The rest is kept only where somebody will want it, at most `limits.response` of it: for
+/// a callback in memory while it is small and the byte budget has room, beyond that in a spool of the store; for callers
+/// that wait in memory as far as the budget has room, beyond that it is cut and marked.
 pub struct AnswerSink {
     wanted: Wanted,
-    /// Somebody waited when the answer began: all of it stays in memory.
+    /// Somebody waited when the answer began: as much of it as there is room for stays in memory.
     for_waiter: bool,
+    /// There was no room for more of it.
+    cut_for_waiter: bool,
     limit: u64,
     seen: u64,
     truncated: bool,
     excerpt: BytesMut,
     first: Bytes,
-    memory: Option<BytesMut>,
+    /// The body so far, once it is more than one piece; the budget's share of its room is taken.
+    memory: Option<Vec<u8>>,
     permits: Vec<Permit>,
     spool: Option<Box<dyn Spool>>,
     failed: Option<StoreError>,
@@ -60,24 +64,43 @@ pub(crate) struct Kept {
     pub(crate) excerpt: Bytes,
     /// The body for a callback; empty unless one wants it.
     pub(crate) body: Body,
-    /// The body for a waiting caller; `None` where nobody waited when it began, and it was too long to be kept anyway.
+    /// The body for a waiting caller; `None` where nobody waited when it began, and it was too long to be kept anyway. It
+    /// holds the budget's share of it wherever it goes.
     pub(crate) for_waiter: Option<Bytes>,
+    /// Whether the body for a waiting caller was cut.
+    pub(crate) cut_for_waiter: bool,
     /// Whether it was cut.
     pub(crate) truncated: bool,
     /// Whether the excerpt is all of it.
     pub(crate) excerpt_is_all: bool,
     /// Holds the budget's share for as long as the bytes are held.
-    _permits: Vec<Permit>,
+    _permits: Arc<Vec<Permit>>,
+}
+
+/// An answer for whoever waits, with the budget's share of it: it is given back when the last of them has read it.
+struct Counted {
+    body: Bytes,
+    _permits: Arc<Vec<Permit>>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 /// From here on a kept body goes to a spool.
 const IN_MEMORY: u64 = 256 * 1024;
+
+/// In pieces of this size what was held goes to the spool.
+const PIECE: usize = 64 * 1024;
 
 impl AnswerSink {
     pub(crate) fn new(wanted: Wanted, limit: u64, budget: Budget, bodies: Arc<dyn BodyReader>) -> Self {
         AnswerSink {
             wanted,
             for_waiter: false,
+            cut_for_waiter: false,
             limit,
             seen: 0,
             truncated: false,
@@ -119,22 +142,47 @@ impl AnswerSink {
     }
 
     async fn keep(&mut self, before: u64, chunk: Bytes) {
-        let permit = self.budget.try_take(chunk.len());
-        let to_spool = self.wanted.by_callback
-            && (self.spool.is_some() || permit.is_none() || before + chunk.len() as u64 > IN_MEMORY);
+        let small = before + chunk.len() as u64 <= IN_MEMORY;
+        let for_memory = if self.for_waiter { !self.cut_for_waiter } else { small && self.spool.is_none() };
+        let room = for_memory && self.find_room(before, chunk.len());
+        let to_spool = self.wanted.by_callback && (self.spool.is_some() || !small || !room);
         if to_spool {
-            self.spool(before, &chunk).await;
+            self.spool(before, chunk.clone()).await;
         }
-        if self.for_waiter || !to_spool {
-            if before > 0 {
-                let first = &self.first;
-                self.memory.get_or_insert_with(|| BytesMut::from(&first[..])).extend_from_slice(&chunk);
-            }
-            self.permits.extend(permit);
+        if room
+            && (self.for_waiter || !to_spool)
+            && let Some(memory) = &mut self.memory
+        {
+            memory.extend_from_slice(&chunk);
         }
+        self.cut_for_waiter |= self.for_waiter && !room;
     }
 
-    async fn spool(&mut self, before: u64, chunk: &Bytes) {
+    /// Whether `more` bytes may be held behind those held before; their room is taken.
+    fn find_room(&mut self, before: u64, more: usize) -> bool {
+        let needed = usize::try_from(before).unwrap_or(usize::MAX).saturating_add(more);
+        let held = self.memory.as_ref().map_or(0, Vec::capacity);
+        if needed <= held {
+            return true;
+        }
+        // It grows by doubling, as far as an answer may: what it grows into is memory like what it holds.
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let room = if before == 0 { needed } else { needed.max(held.saturating_mul(2).min(limit)) };
+        let Some(permit) = self.budget.try_take_for_answer(room - held) else { return false };
+        self.permits.push(permit);
+        if before > 0 {
+            let memory = self.memory.get_or_insert_default();
+            if memory.is_empty() {
+                memory.reserve_exact(room);
+                memory.extend_from_slice(&self.first);
+            } else {
+                memory.reserve_exact(room - memory.len());
+            }
+        }
+        true
+    }
+
+    async fn spool(&mut self, before: u64, chunk: Bytes) {
         if self.failed.is_some() {
             return;
         }
@@ -142,7 +190,10 @@ impl AnswerSink {
             if self.spool.is_none() {
                 let mut spool = self.bodies.spool().await?;
                 if before > 0 {
-                    spool.write(self.held()).await?;
+                    let held = self.memory.as_deref().unwrap_or(&self.first);
+                    for piece in held.chunks(PIECE) {
+                        spool.write(Bytes::copy_from_slice(piece)).await?;
+                    }
                 }
                 self.spool = Some(spool);
                 if !self.for_waiter {
@@ -151,27 +202,13 @@ impl AnswerSink {
                 }
             }
             match &mut self.spool {
-                Some(spool) => spool.write(chunk.clone()).await,
+                Some(spool) => spool.write(chunk).await,
                 None => Ok(()),
             }
         };
         let written: Result<(), StoreError> = written.await;
         if let Err(error) = written {
             self.failed = Some(error);
-        }
-    }
-
-    /// What lies in memory.
-    fn held(&mut self) -> Bytes {
-        match self.memory.take() {
-            Some(memory) => {
-                let held = memory.freeze();
-                if self.for_waiter {
-                    self.memory = Some(BytesMut::from(&held[..]));
-                }
-                held
-            }
-            None => self.first.clone(),
         }
     }
 
@@ -194,7 +231,7 @@ impl AnswerSink {
         let for_waiter =
             self.for_waiter || (self.seen == self.first.len() as u64 && self.wanted.somebody_waits());
         let in_memory = match self.memory.take() {
-            Some(memory) => memory.freeze(),
+            Some(memory) => memory.into(),
             None if self.wanted.by_callback || for_waiter => self.first.clone(),
             None => Bytes::new(),
         };
@@ -212,13 +249,16 @@ impl AnswerSink {
             }
             None => Body::Inline(if self.wanted.by_callback { in_memory.clone() } else { Bytes::new() }),
         };
+        let permits = Arc::new(self.permits);
+        let counted = |body| Bytes::from_owner(Counted { body, _permits: permits.clone() });
         Kept {
             excerpt,
             body,
-            for_waiter: for_waiter.then_some(in_memory),
+            for_waiter: for_waiter.then(|| counted(in_memory)),
+            cut_for_waiter: self.truncated || self.cut_for_waiter,
             truncated: self.truncated,
             excerpt_is_all: self.seen <= Attempt::EXCERPT as u64,
-            _permits: self.permits,
+            _permits: permits,
         }
     }
 }

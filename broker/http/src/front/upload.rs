@@ -14,13 +14,14 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
-/// Bodies up to this size are memory of the whole budget: they come with one or two packets.
-const SMALL: u64 = 16 * 1024;
+/// Calls up to this size are memory of the whole budget: they come with one or two packets.
+const SMALL: usize = 16 * 1024;
 
 /// Bodies up to this size are held in memory; larger ones go through the spool.
 const INLINE: u64 = 256 * 1024;
 
-/// What a spooled body holds at once: a piece on its way to disk and one being read.
+/// What a spooled body holds at once: three rooms of 32 KiB that the connection reads into, and the 32 KiB that the store
+/// gathers for its file.
 const WINDOW: usize = 128 * 1024;
 
 /// What is read and thrown away behind a refusal, so that the sender gets to read it.
@@ -32,6 +33,8 @@ const DISCARD_FOR: Duration = Duration::from_secs(1);
 /// A body before it is read.
 pub(crate) struct Upload<B> {
     body: B,
+    /// What its header fields take, which are kept beside it.
+    head: usize,
     length: Option<u64>,
     /// The sender waits to be asked for it (`Expect: 100-continue`), which reading does.
     unasked: bool,
@@ -75,9 +78,10 @@ where
     B::Error: Display,
 {
     pub(crate) fn new(body: B, headers: &HeaderMap) -> Self {
+        let head = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let length = body.size_hint().exact();
         let unasked = headers.contains_key(header::EXPECT);
-        Upload { body, length, unasked, received: 0, waited: Duration::ZERO }
+        Upload { body, head, length, unasked, received: 0, waited: Duration::ZERO }
     }
 
     /// Reads the whole body, of at most `limit` bytes.
@@ -91,10 +95,10 @@ where
         bodies: &dyn BodyReader,
     ) -> Result<Received, UploadError> {
         let outcome = match self.length {
-            Some(0) => return Ok(Received { body: Body::EMPTY, permit: None }),
+            Some(0) if self.head <= SMALL => return Ok(Received { body: Body::EMPTY, permit: None }),
             Some(length) if length > limit => Err(UploadError::TooLarge { limit }),
             Some(length) if length > INLINE => {
-                let permit = room(pace, budget.take_for_upload(WINDOW)).await?;
+                let permit = room(pace, budget.take_for_upload(WINDOW + self.head)).await?;
                 let spooled = Box::pin(self.spool(BytesMut::new(), limit, pace, bodies)).await;
                 spooled.map(|body| (body, permit))
             }
@@ -168,10 +172,11 @@ where
         budget: &Budget,
     ) -> Result<(Body, Permit), UploadError> {
         let room_for = usize::try_from(length).unwrap_or(usize::MAX);
-        let permit = if length <= SMALL {
-            room(pace, budget.take(room_for)).await?
+        let memory = room_for.saturating_add(self.head);
+        let permit = if memory <= SMALL {
+            room(pace, budget.take(memory)).await?
         } else {
-            room(pace, budget.take_for_upload(room_for)).await?
+            room(pace, budget.take_for_upload(memory)).await?
         };
         let first = self.next(pace).await?.unwrap_or_default();
         if first.len() == room_for {
@@ -193,7 +198,7 @@ where
         bodies: &dyn BodyReader,
     ) -> Result<(Body, Permit), UploadError> {
         let room_for = usize::try_from(INLINE).unwrap_or(usize::MAX);
-        let permit = room(pace, budget.take_for_upload(room_for)).await?;
+        let permit = room(pace, budget.take_for_upload(room_for + self.head)).await?;
         let mut held = BytesMut::new();
         while let Some(piece) = self.next(pace).await? {
             held.extend_from_slice(&piece);
@@ -251,7 +256,7 @@ where
 /// Room for a text of this length, and for what is made of it.
 async fn twice(pace: &crate::Pace, budget: &Budget, length: u64) -> Result<Permit, UploadError> {
     let bytes = usize::try_from(length.saturating_mul(2)).unwrap_or(usize::MAX);
-    if length <= SMALL {
+    if length <= SMALL as u64 {
         room(pace, budget.take(bytes)).await
     } else {
         room(pace, budget.take_for_upload(bytes)).await

@@ -201,6 +201,14 @@ impl Broker {
         .await
     }
 
+    /// What `limits.in_flight` counts now, in bytes.
+    pub(crate) async fn in_flight(&self) -> usize {
+        let at = format!("http://{}/metrics", self.metrics);
+        let text = self.client.get(at).send().await.expect("metrics").text().await.expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix("evoke_in_flight_bytes "));
+        value.expect("a metric").parse().expect("a number")
+    }
+
     /// Writes bytes to a connection of its own and reads what comes until it closes or an answer is whole.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.addr).await.expect("a connection");

@@ -7,6 +7,7 @@ mod callers;
 mod front;
 mod guard;
 mod management;
+mod memory;
 mod metrics;
 mod operator;
 mod schedules;

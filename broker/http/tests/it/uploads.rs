@@ -176,12 +176,6 @@ async fn whoever_waits_for_a_result_holds_no_memory_from_others() {
 #[tokio::test]
 async fn the_memory_of_a_call_and_of_an_event_is_counted_until_they_are_durable() {
     let broker = Broker::start().await;
-    let in_flight = async || -> usize {
-        let at = format!("http://{}/metrics", broker.metrics);
-        let text = broker.client.get(at).send().await.unwrap().text().await.unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix("evoke_in_flight_bytes ")).unwrap();
-        value.parse().unwrap()
-    };
     let body = pattern(MIB / 8);
     let event = serde_json::json!({"topic": "orders.created", "body": body}).to_string();
     let call = broker.request(reqwest::Method::POST, "/async-function/echo").body(body);
@@ -196,11 +190,11 @@ async fn the_memory_of_a_call_and_of_an_event_is_counted_until_they_are_durable(
         let answer = tokio::spawn(request.send());
         eventually(SOON, "it to reach the store", async || broker.store.came() > came).await;
 
-        assert!(in_flight().await >= MIB / 8, "it is in memory and nowhere else");
+        assert!(broker.in_flight().await >= MIB / 8, "it is in memory and nowhere else");
 
         drop(slow_disk);
         assert_eq!(answer.await.unwrap().unwrap().status(), 202);
-        eventually(SOON, "its memory to be given back", async || in_flight().await == 0).await;
+        eventually(SOON, "its memory to be given back", async || broker.in_flight().await == 0).await;
     }
 
     broker.stop().await;

@@ -342,7 +342,7 @@ async fn a_body_over_the_limit_is_refused_whether_it_says_so_or_not() {
 async fn many_slow_uploads_stay_within_their_memory_and_small_calls_pass() {
     const UPLOADS: usize = 256;
     const LENGTH: usize = 64 << 20;
-    const SENT: usize = 256 << 10;
+    const SENT: usize = 512 << 10;
     let (gateway, broker) = beside([Function::sink("env")]).await;
     let before = broker.memory_kib("VmRSS");
     let mut uploads = Vec::new();
@@ -366,8 +366,9 @@ async fn many_slow_uploads_stay_within_their_memory_and_small_calls_pass() {
 
     let peak = broker.memory_kib("VmHWM");
 
-    // `limits.in_flight` is 64 MiB; as much again for sockets, the small calls and the allocator.
-    assert!(peak < before + (128 << 10), "{before} KiB before, {peak} KiB at the most");
+    // Uploads have half of `limits.in_flight`, 32 MiB: 128 KiB each. As much again is for their connections, the threads
+    // that write for them, the small calls and the allocator.
+    assert!(peak < before + (64 << 10), "{before} KiB before, {peak} KiB at the most");
     assert_eq!(broker.ledger("accepted").await, (SENT / piece.len()) as i64);
     drop(uploads);
     let whole = broker.accepted(broker.call("env").body(vec![b'y'; LENGTH])).await;
