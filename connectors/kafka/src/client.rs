@@ -180,6 +180,9 @@ pub(crate) async fn make(
         .set("reconnect.backoff.max.ms", "1000")
         .set("topic.metadata.refresh.interval.ms", millis(settings.topic_refresh))
         .set("queued.max.messages.kbytes", (settings.buffer.bytes() / 1024).to_string())
+        // How long it waits to fetch on once so much is there. A second, its default, would make `buffer` all that comes in
+        // a second; for longer stops the partitions are paused.
+        .set("fetch.queue.backoff.ms", "10")
         .set("max.partition.fetch.bytes", settings.max_bytes.bytes().to_string())
         .set("fetch.max.bytes", at_once.to_string());
     if let Some(id) = &settings.instance_id {
