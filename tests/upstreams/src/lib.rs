@@ -10,6 +10,7 @@
 
 mod kafka;
 mod nats;
+mod rabbitmq;
 
 use std::future::Future;
 
@@ -17,6 +18,7 @@ use bytes::Bytes;
 
 pub use kafka::Kafka;
 pub use nats::Nats;
+pub use rabbitmq::Rabbitmq;
 
 /// A real server with a topic of its own.
 pub trait Upstream: Sized + Send + Sync + 'static {
