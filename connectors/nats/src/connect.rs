@@ -17,7 +17,8 @@ const AGAIN: Backoff =
     Backoff { min: Duration::from_millis(100), max: Duration::from_secs(1), jitter: Jitter::Equal };
 
 /// How many messages of one subscription the client itself may hold for the moment until the source takes them over. Its
-/// bound is a number only; the source's own, in `waiting`, is one of bytes too.
+/// bound is a number only; the source's own, in `waiting`, is one of bytes too. From a stream no more comes than is asked
+/// for, which must fit in.
 const CLIENT_QUEUE: usize = 4096;
 
 /// Tries beyond one for each server: others of a cluster may be known by then.
@@ -42,7 +43,7 @@ pub(crate) async fn connect(
         .name(&settings.client_name)
         .connection_timeout(settings.connect_timeout)
         .ping_interval(settings.ping_interval)
-        .subscription_capacity(CLIENT_QUEUE)
+        .subscription_capacity(CLIENT_QUEUE.max(2 * settings.common.in_flight.messages.get()))
         .max_reconnects(settings.servers.len() + MORE_TRIES)
         .reconnect_delay_callback(|tries| match u32::try_from(tries).unwrap_or(u32::MAX) {
             0 | 1 => Duration::ZERO,

@@ -2,7 +2,7 @@
 
 use async_nats::{HeaderMap, Message};
 
-use connectors_sdk::{Event, EventForm, Quarantined};
+use connectors_sdk::{Event, EventForm, Incoming, Quarantined, Timestamp};
 
 /// The event a message stands for: its concrete subject is the topic, its payload the body, unchanged. The reply subject is
 /// ignored: an event is not a request. Core NATS never sends a message again, so there is no id to recognise it by.
@@ -12,24 +12,71 @@ use connectors_sdk::{Event, EventForm, Quarantined};
 /// # Errors
 /// The message as it goes to the dead letters, when its subject is no topic.
 pub(crate) fn event_from(form: &EventForm, message: Message) -> Result<Event, Box<Quarantined>> {
-    let mut fields: Vec<(&str, &str)> = message
-        .headers
-        .iter()
+    let event = form.message(message.subject.as_str(), message.payload);
+    with_fields(event, message.headers.as_ref()).event()
+}
+
+/// Where a message stands in a stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) life: Life,
+    pub(crate) sequence: u64,
+    /// When the stream took it.
+    pub(crate) taken: Timestamp,
+}
+
+/// Which stream of its name it is, and which reading of it, by the instants at which stream and consumer were made: what
+/// was received of one says nothing about another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) stream: i128,
+    pub(crate) consumer: i128,
+}
+
+/// The event a message of a stream stands for: as [`event_from`], with its stream and sequence, by which each redelivery is
+/// recognised. Replicas and overlapping subjects do not matter: a message has one sequence.
+///
+/// # Errors
+/// As [`event_from`].
+pub(crate) fn event_from_stream(
+    form: &EventForm,
+    message: Message,
+    place: Place<'_>,
+) -> Result<Event, Box<Quarantined>> {
+    let Place { stream, life, sequence, taken } = place;
+    let event = form
+        .message(message.subject.as_str(), message.payload)
+        .own("X-Nats-Stream", stream.to_owned())
+        .own("X-Nats-Sequence", sequence.to_string())
+        .time(taken)
+        .id(&[
+            stream.as_bytes(),
+            &life.stream.to_be_bytes(),
+            &life.consumer.to_be_bytes(),
+            &sequence.to_be_bytes(),
+        ])
+        .described(|event| event.id = Some(format!("{stream}:{sequence}@{}", life.stream).into()));
+    with_fields(event, message.headers.as_ref()).event()
+}
+
+/// The publisher's header fields.
+fn with_fields<'a>(event: Incoming<'a>, headers: Option<&HeaderMap>) -> Incoming<'a> {
+    let mut fields: Vec<(&str, &str)> = headers
+        .into_iter()
         .flat_map(HeaderMap::iter)
         .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
         .collect();
     // Stable: what one name was given keeps its order.
     fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
-    let event = form.message(message.subject.as_str(), message.payload);
-    let event = fields.into_iter().fold(event, |event, (name, value)| {
+    fields.into_iter().fold(event, |event, (name, value)| {
         let value = value.as_bytes().to_vec();
         if name.eq_ignore_ascii_case("content-type") {
             event.content_type(value)
         } else {
             event.field("x-nats-", name, value)
         }
-    });
-    event.event()
+    })
 }
 
 #[cfg(test)]

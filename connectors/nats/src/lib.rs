@@ -1,13 +1,17 @@
-//! Events from NATS subjects.
+//! Events from NATS subjects and JetStream streams.
 //!
 //! Core NATS forgets a message once it is sent: what is published while nobody is connected is gone, and there is nothing
 //! to acknowledge. So this source holds what it received until the broker takes it, counts what it had to drop, and
-//! records each time without a connection. Whoever needs more publishes to a JetStream stream.
+//! records each time without a connection.
 //!
-//! In reading order: `settings`, `subjects` (what to subscribe to), `event` (message → event), `connect`, `source` (the loop).
+//! A JetStream stream keeps what it is sent, and a consumer of ours on it remembers what we acknowledged: nothing is lost.
+//!
+//! In reading order: `settings`, `subjects` (what to subscribe to), `event` (message → event), `connect`, `source` (core
+//! NATS, the loop), `jetstream` (the same from a stream).
 
 mod connect;
 mod event;
+mod jetstream;
 mod settings;
 mod source;
 mod subjects;
@@ -49,6 +53,10 @@ impl Connector for Nats {
         name: &SourceName,
         settings: serde_json::Value,
     ) -> Result<Box<dyn Source>, SettingsError> {
-        Ok(Box::new(source::NatsSource::new(name.clone(), settings::NatsSettings::read(name, settings)?)))
+        let mut settings = settings::NatsSettings::read(name, settings)?;
+        Ok(match settings.jetstream.take() {
+            None => Box::new(source::NatsSource::new(name.clone(), settings)),
+            Some(stream) => Box::new(jetstream::JetStreamSource::new(name.clone(), settings, stream)),
+        })
     }
 }

@@ -9,6 +9,7 @@ use url::Url;
 
 use connectors_sdk::{ByteSize, Common, Reader, Secret, SettingsError, SourceName, Tls, WindowLimits};
 
+use crate::jetstream::JetStreamSettings;
 use crate::{Nats, subjects};
 
 /// The settings of one source.
@@ -26,6 +27,8 @@ pub(crate) struct NatsSettings {
     pub(crate) connect_timeout: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) waiting: WindowLimits,
+    /// Events come from a stream instead of from core NATS.
+    pub(crate) jetstream: Option<JetStreamSettings>,
 }
 
 /// How we say who we are. One way only.
@@ -47,16 +50,24 @@ impl NatsSettings {
 
     /// `None` when something required is missing; what else is wrong is noted in the reader.
     pub(crate) fn from_reader(name: &SourceName, at: &mut Reader) -> Option<Self> {
-        at.reserved(
-            "jetstream",
-            "events from a JetStream stream are not built yet",
-            "remove it to take events from core NATS, at most once",
-        );
         let urls: Option<Vec<String>> = at.required("url", "\"nats://127.0.0.1:4222\"");
         let mut in_urls = Vec::new();
         let servers: Vec<Url> =
             urls.iter().flatten().filter_map(|url| server(at, url, &mut in_urls)).collect();
         let common = Common::read(at, name, &Nats, subjects::check);
+        // Read before the keys are taken.
+        let of_core: Vec<&str> =
+            ["queue_group", "waiting"].into_iter().filter(|key| at.is_set(key)).collect();
+        let jetstream = at.table("jetstream", |at| JetStreamSettings::read(at, name));
+        if jetstream.is_some() {
+            for key in of_core {
+                at.refuse(
+                    key,
+                    "it has no meaning with jetstream",
+                    "remove it; replicas share the messages of one consumer",
+                );
+            }
+        }
         let queue_group = at.or("queue_group", "openfaas_nats_worker_group".to_owned());
         if queue_group.is_empty() || queue_group.contains(|c: char| c.is_whitespace() || c.is_control()) {
             at.refuse(
@@ -78,6 +89,11 @@ impl NatsSettings {
         }
         let waiting = waiting(at);
         urls?;
+        // Where a stream is meant and not named, that is a problem of its own.
+        let jetstream = match jetstream {
+            None => None,
+            Some(jetstream) => Some(jetstream?),
+        };
         Some(NatsSettings {
             servers,
             common,
@@ -89,6 +105,7 @@ impl NatsSettings {
             connect_timeout,
             ping_interval,
             waiting,
+            jetstream,
         })
     }
 
@@ -236,12 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn jetstream_is_refused_as_not_built() {
-        let found = problems(json!({"url": "nats://h", "jetstream": {"stream": "ORDERS"}}));
+    fn a_stream_may_be_named_instead() {
+        let settings = read(json!({"url": "nats://h", "jetstream": {"stream": "ORDERS"}})).unwrap();
+        assert_eq!(settings.jetstream.unwrap().stream, "ORDERS");
 
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0, "jetstream");
-        assert!(found[0].1.contains("not built yet"));
+        let more =
+            json!({"url": "nats://h", "queue_group": "q", "waiting": {"messages": 1}, "jetstream": {}});
+        assert_eq!(keys(more), ["jetstream.stream", "queue_group", "waiting"]);
     }
 
     #[test]

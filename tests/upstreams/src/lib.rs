@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it serves tests")]
 
+mod jetstream;
 mod kafka;
 mod nats;
 mod rabbitmq;
@@ -16,6 +17,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 
+pub use jetstream::JetStream;
 pub use kafka::Kafka;
 pub use nats::Nats;
 pub use rabbitmq::Rabbitmq;

@@ -6,3 +6,4 @@ mod contract;
 mod login;
 mod rig;
 mod sharing;
+mod stream;

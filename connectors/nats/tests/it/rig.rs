@@ -1,5 +1,6 @@
 //! A source without the runtime, and a client that publishes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,18 +27,48 @@ pub(crate) async fn publisher(url: String) -> async_nats::Client {
     options.connect(url).await.unwrap()
 }
 
-/// Takes everything.
+/// Takes everything once, as a data directory does.
 #[derive(Default)]
-pub(crate) struct Taken(Mutex<Vec<Event>>);
+pub(crate) struct Taken {
+    events: Mutex<Vec<Event>>,
+    quarantined: Mutex<Vec<Quarantined>>,
+    /// While set, nobody is answered.
+    hanging: watch::Sender<bool>,
+    /// Bodies larger than this are refused for ever.
+    limit: Mutex<Option<usize>>,
+    /// Everything is refused for now.
+    refusing: AtomicBool,
+}
+
+impl Taken {
+    async fn answers(&self) {
+        // The sender lives as long as the sink.
+        let _ = self.hanging.subscribe().wait_for(|hanging| !hanging).await;
+    }
+}
 
 #[async_trait]
 impl EventSink for Taken {
     async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
-        self.0.lock().unwrap().push(event);
-        Ok(Receipt::default())
+        self.answers().await;
+        if self.refusing.load(Ordering::Relaxed) {
+            return Err(Refusal::NoFunctionList);
+        }
+        let bytes = event.body.len();
+        if let Some(limit) = self.limit.lock().unwrap().filter(|limit| bytes > *limit) {
+            return Err(Refusal::TooLarge { bytes: bytes as u64, limit: limit as u64 });
+        }
+        let mut events = self.events.lock().unwrap();
+        let known = event.dedup.is_some() && events.iter().any(|other| other.dedup == event.dedup);
+        if !known {
+            events.push(event);
+        }
+        Ok(Receipt { duplicate: known, ..Receipt::default() })
     }
 
-    async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+        self.answers().await;
+        self.quarantined.lock().unwrap().push(message);
         Ok(Receipt::default())
     }
 
@@ -48,7 +79,7 @@ impl EventSink for Taken {
 
 /// One run of a source.
 pub(crate) struct Rig {
-    taken: Arc<Taken>,
+    pub(crate) taken: Arc<Taken>,
     board: HealthBoard,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SourceError>>,
@@ -58,10 +89,15 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts it.
     pub(crate) fn start(settings: Value) -> Rig {
+        Rig::on(settings, Arc::default())
+    }
+
+    /// Starts it with what another run has taken.
+    pub(crate) fn on(settings: Value, taken: Arc<Taken>) -> Rig {
         let clock = TestClock::start();
         let board = HealthBoard::new(clock.clone());
         board.enter(SourceState::Connecting);
-        let (taken, stop) = (Arc::new(Taken::default()), CancellationToken::new());
+        let stop = CancellationToken::new();
         let demand = watch::channel(Demand::default()).0;
         let source = Nats.build(&SourceName::parse("bus").unwrap(), settings).unwrap();
         let ctx = SourceContext {
@@ -80,12 +116,16 @@ impl Rig {
     /// Starts it, and waits until it is connected.
     pub(crate) async fn connected(settings: Value) -> Rig {
         let rig = Rig::start(settings);
+        rig.is_connected().await;
+        rig
+    }
+
+    pub(crate) async fn is_connected(&self) {
         eventually(PATIENCE, "the source to be connected", async || {
-            let status = rig.status();
+            let status = self.status();
             if status.state == SourceState::Connected { Ok(()) } else { Err(format!("{status:?}")) }
         })
         .await;
-        rig
     }
 
     pub(crate) fn status(&self) -> SourceStatus {
@@ -94,7 +134,39 @@ impl Rig {
     }
 
     pub(crate) fn taken(&self) -> Vec<Event> {
-        self.taken.0.lock().unwrap().clone()
+        self.taken.events.lock().unwrap().clone()
+    }
+
+    pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
+        self.taken.quarantined.lock().unwrap().clone()
+    }
+
+    /// Answers nobody from now on, or everybody again.
+    pub(crate) fn hang(&self, hanging: bool) {
+        self.taken.hanging.send_replace(hanging);
+    }
+
+    /// Refuses everything from now on.
+    pub(crate) fn refuse(&self) {
+        self.taken.refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses larger bodies for ever.
+    pub(crate) fn limit(&self, bytes: usize) {
+        *self.taken.limit.lock().unwrap() = Some(bytes);
+    }
+
+    /// Waits until these bodies, in any order, are what was taken.
+    pub(crate) async fn has_taken(&self, bodies: &[&str]) {
+        let mut wanted = bodies.to_vec();
+        wanted.sort_unstable();
+        eventually(PATIENCE, "the messages", async || {
+            let taken = self.taken();
+            let mut found: Vec<_> = taken.iter().map(|event| String::from_utf8_lossy(&event.body)).collect();
+            found.sort_unstable();
+            if found == wanted { Ok(()) } else { Err(format!("{found:?}, {:?}", self.status())) }
+        })
+        .await;
     }
 
     /// The topics of what was taken.
@@ -102,12 +174,22 @@ impl Rig {
         self.taken().iter().map(|event| event.topic.as_str().to_owned()).collect()
     }
 
+    pub(crate) fn tell_to_stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Stops it; it must stop without an error.
     pub(crate) async fn stopped(self) -> Vec<Event> {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
-        let taken = self.taken.0.lock().unwrap();
+        let taken = self.taken.events.lock().unwrap();
         taken.clone()
+    }
+
+    /// Cuts it off in the middle.
+    pub(crate) async fn cut_off(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     /// The error with which it ends by itself.

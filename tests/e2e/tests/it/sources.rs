@@ -222,6 +222,7 @@ macro_rules! cases {
 }
 
 cases! {
+    jetstream: upstreams::JetStream;
     kafka: upstreams::Kafka;
     nats: upstreams::Nats;
 }

@@ -1,0 +1,205 @@
+//! What becomes of messages.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::stream;
+use bytes::Bytes;
+use serde_json::json;
+use testkit::servers::NatsRelease;
+use testkit::time::eventually;
+use tokio::time::Instant;
+
+use super::rig::{BOTH, CONSUMER, consumer, publish, server_with_stream, settings};
+use crate::rig::{PATIENCE, Rig};
+
+#[tokio::test]
+async fn a_message_says_where_it_stands_and_keeps_its_headers() {
+    for release in BOTH {
+        let (server, context) = server_with_stream(release).await;
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("Nats-Msg-Id", "42"),
+            ("Secret", "hidden"),
+            ("Content-Type", "application/json"),
+            ("ce-specversion", "1.0"),
+            ("ce-id", "an-id"),
+            ("ce-source", "/shop"),
+            ("ce-type", "order.created"),
+        ] {
+            headers.insert(name, value);
+        }
+        let published = context.publish_with_headers("orders.created", headers, "{}".into()).await.unwrap();
+        assert_eq!(published.await.unwrap().sequence, 1);
+        publish(&context, "orders.created", "plain").await;
+        let rig = Rig::connected(settings(&server, json!({"headers": {"deny": ["Secret"]}}))).await;
+        rig.has_taken(&["{}", "plain"]).await;
+
+        let taken = rig.stopped().await;
+        let event = taken.iter().find(|event| event.body == "{}").unwrap();
+        let text = |name| event.headers.text(name);
+        assert_eq!(event.topic.as_str(), "orders.created");
+        assert_eq!((text("x-nats-stream"), text("x-nats-sequence")), (Some("ORDERS"), Some("1")));
+        assert_eq!((text("x-nats-nats-msg-id"), text("x-nats-secret")), (Some("42"), None));
+        assert_eq!((text("content-type"), text("ce-id")), (Some("application/json"), Some("an-id")));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let age = now.as_millis() as u64 - event.time.unwrap().as_millis();
+        assert!(age < 120_000, "the stream took it {age} ms ago");
+
+        let plain = taken.iter().find(|event| event.body == "plain").unwrap();
+        let id = plain.cloud_event.as_ref().unwrap().id.clone().unwrap();
+        assert!(id.starts_with("ORDERS:2@"), "{id}");
+        assert_ne!(plain.dedup.as_ref().unwrap().key, event.dedup.as_ref().unwrap().key);
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_for_long_is_in_progress_and_not_given_again() {
+    for release in BOTH {
+        let (server, context) = server_with_stream(release).await;
+        let rig = Rig::connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
+        rig.hang(true);
+        publish(&context, "orders.a", "1").await;
+        consumer(&context, CONSUMER).is("waited for", |info| info.num_ack_pending == 1).await;
+
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        let info = consumer(&context, CONSUMER).info().await.unwrap();
+        assert_eq!((info.num_ack_pending, info.delivered.consumer_sequence), (1, 1), "given once");
+
+        rig.hang(false);
+        rig.has_taken(&["1"]).await;
+        rig.stopped().await;
+        assert_eq!(consumer(&context, CONSUMER).acknowledged().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_message_the_broker_refuses_for_ever_is_a_dead_letter_and_settled() {
+    let (server, context) = server_with_stream(NatsRelease::Current).await;
+    let rig = Rig::connected(settings(&server, json!({}))).await;
+    rig.limit(10);
+    publish(&context, "orders.a", "more than ten bytes").await;
+    publish(&context, "orders.a", "small").await;
+    rig.has_taken(&["small"]).await;
+    eventually(PATIENCE, "the dead letter", async || rig.quarantined().len() == 1).await;
+
+    let kept = rig.quarantined().remove(0);
+    assert_eq!((&kept.raw[..], kept.topic.unwrap().as_str()), (&b"more than ten bytes"[..], "orders.a"));
+    assert!(kept.why.contains("10"), "{}", kept.why);
+    rig.stopped().await;
+    assert_eq!(consumer(&context, CONSUMER).acknowledged().await, 2);
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_window_comes_alone() {
+    for release in BOTH {
+        let (server, context) = server_with_stream(release).await;
+        let window = json!({"in_flight": {"messages": 8, "bytes": "4KiB"}});
+        let rig = Rig::connected(settings(&server, window)).await;
+        for size in [100, 50_000, 100, 60_000, 70_000, 100] {
+            let body = Bytes::from(vec![b'x'; size]);
+            context.publish("orders.a", body).await.unwrap().await.unwrap();
+        }
+
+        eventually(PATIENCE, "all of them", async || rig.taken().len() == 6).await;
+        rig.stopped().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_gives_back_at_once_what_was_not_begun() {
+    for release in BOTH {
+        let (server, context) = server_with_stream(release).await;
+        // An hour: whatever comes before was given back.
+        let more = json!({"in_flight": {"messages": 16, "bytes": "1KiB"}, "jetstream": {"ack_wait": "1h"}});
+        let rig = Rig::connected(settings(&server, more.clone())).await;
+        rig.hang(true);
+        for n in 0..16 {
+            publish(&context, "orders.a", &n.to_string()).await;
+        }
+        consumer(&context, CONSUMER).is("waited for", |info| info.num_ack_pending > 0).await;
+        rig.tell_to_stop();
+        consumer(&context, CONSUMER).hands_out(&[]).await;
+        rig.hang(false);
+        let first = rig.stopped().await.len();
+
+        let other = Rig::connected(settings(&server, more)).await;
+        eventually(PATIENCE, "the rest", async || first + other.taken().len() >= 16).await;
+        assert_eq!(first + other.stopped().await.len(), 16, "none twice");
+    }
+}
+
+#[tokio::test]
+async fn what_one_replica_refuses_another_takes() {
+    let (server, context) = server_with_stream(NatsRelease::Current).await;
+    let sick = Rig::connected(settings(&server, json!({}))).await;
+    sick.refuse();
+    consumer(&context, CONSUMER).is("waited for", |info| info.num_waiting == 1).await;
+    for n in 0..3 {
+        publish(&context, "orders.a", &n.to_string()).await;
+    }
+    eventually(PATIENCE, "refusals", async || sick.status().counts.refused > 0).await;
+
+    let well = Rig::connected(settings(&server, json!({}))).await;
+    eventually(PATIENCE, "the other to take them", async || {
+        let taken = well.taken().len();
+        if taken == 3 { Ok(()) } else { Err(format!("{taken}")) }
+    })
+    .await;
+    sick.stopped().await;
+    well.stopped().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_nothing_does_not_turn_the_stream_over() {
+    let (server, context) = server_with_stream(NatsRelease::Current).await;
+    let rig = Rig::connected(settings(&server, json!({"in_flight": {"messages": 16}}))).await;
+    rig.refuse();
+    for n in 0..200 {
+        publish(&context, "orders.a", &n.to_string()).await;
+    }
+    let began = Instant::now();
+    eventually(PATIENCE, "refusals", async || rig.status().counts.refused > 0).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+
+    // Waits grow from 100 ms to 5 s, and at most a window comes between two of them.
+    let offered = rig.status().counts.received;
+    let seconds = began.elapsed().as_secs() + 1;
+    assert!(offered <= 16 * 8 * seconds, "{offered} offers in {seconds} s");
+    rig.stopped().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_died_leaves_its_messages_to_the_others() {
+    let (server, context) = server_with_stream(NatsRelease::Current).await;
+    let more = json!({"jetstream": {"ack_wait": "1s"}});
+    let dying = Rig::connected(settings(&server, more.clone())).await;
+    dying.hang(true);
+    consumer(&context, CONSUMER).is("waited for", |info| info.num_waiting == 1).await;
+    publish(&context, "orders.a", "1").await;
+    consumer(&context, CONSUMER).is("with it", |info| info.num_ack_pending == 1).await;
+    dying.cut_off().await;
+
+    let other = Rig::connected(settings(&server, more)).await;
+    other.has_taken(&["1"]).await;
+    other.stopped().await;
+}
+
+#[tokio::test]
+async fn a_mirror_has_the_subjects_of_its_origin() {
+    for release in BOTH {
+        let (server, context) = server_with_stream(release).await;
+        let mirror = stream::Config {
+            name: "COPY".to_owned(),
+            mirror: Some(stream::Source { name: "ORDERS".to_owned(), ..stream::Source::default() }),
+            ..stream::Config::default()
+        };
+        context.create_stream(mirror).await.unwrap();
+        publish(&context, "orders.a", "1").await;
+        let more = json!({"topics": ["orders.a", "elsewhere"], "jetstream": {"stream": "COPY"}});
+        let rig = Rig::connected(settings(&server, more)).await;
+
+        rig.has_taken(&["1"]).await;
+        assert_eq!(rig.stopped().await[0].headers.text("x-nats-stream"), Some("COPY"));
+    }
+}

@@ -1,0 +1,6 @@
+//! Events from a JetStream stream, on the current server and on the oldest.
+
+mod consumer;
+mod contract;
+mod messages;
+mod rig;
