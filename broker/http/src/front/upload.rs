@@ -14,7 +14,7 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
-/// Calls up to this size are memory of the whole budget: they come with one or two packets.
+/// Calls that take up to this much are memory of the whole budget: they come with one or two packets.
 const SMALL: usize = 16 * 1024;
 
 /// Bodies up to this size are held in memory; larger ones go through the spool.
@@ -172,7 +172,7 @@ where
         budget: &Budget,
     ) -> Result<(Body, Permit), UploadError> {
         let room_for = usize::try_from(length).unwrap_or(usize::MAX);
-        let memory = room_for.saturating_add(self.head);
+        let memory = in_a_record(room_for).saturating_add(self.head);
         let permit = if memory <= SMALL {
             room(pace, budget.take(memory)).await?
         } else {
@@ -198,7 +198,7 @@ where
         bodies: &dyn BodyReader,
     ) -> Result<(Body, Permit), UploadError> {
         let room_for = usize::try_from(INLINE).unwrap_or(usize::MAX);
-        let permit = room(pace, budget.take_for_upload(room_for + self.head)).await?;
+        let permit = room(pace, budget.take_for_upload(in_a_record(room_for) + self.head)).await?;
         let mut held = BytesMut::new();
         while let Some(piece) = self.next(pace).await? {
             held.extend_from_slice(&piece);
@@ -251,6 +251,11 @@ where
             }
         }
     }
+}
+
+/// What a body in memory takes until it is durable: as it came, and as it stands in its record on the way to disk.
+fn in_a_record(length: usize) -> usize {
+    length.saturating_mul(2)
 }
 
 /// Room for a text of this length, and for what is made of it.

@@ -385,6 +385,61 @@ async fn many_slow_uploads_stay_within_their_memory_and_small_calls_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_at_once_stays_within_the_sum_of_its_bounds() {
+    const MIB: u64 = 1 << 10;
+    const CONNECTIONS: u64 = 256 + 64 + 32;
+    let hangs = Function::in_turn("hangs", [Answer::hang()]).annotation("evoke.concurrency", "224");
+    let large = Function::in_turn("large", [Answer::large(9 << 20)]);
+    let gateway = DemoGateway::start([hangs, large, Function::sink("env")]).await.unwrap();
+    let broker = Setup::beside(&gateway).set("shutdown.grace", "1s").start().await;
+    let before = broker.memory_kib("VmRSS");
+
+    // Deliveries under way with the largest bodies that are held in memory, and a backlog of as many behind them.
+    let body = vec![b'x'; 250 << 10];
+    for _ in 0..8 {
+        let calls: tokio::task::JoinSet<_> =
+            (0..64).map(|_| send(broker.call("hangs").body(body.clone()))).collect();
+        assert!(calls.join_all().await.iter().all(|answer| answer.status == 202));
+    }
+    gateway.wait_for_calls("hangs", 224, SOON).await.unwrap();
+    // Results that are waited for, and not read.
+    let mut callers = Vec::new();
+    for _ in 0..32 {
+        let mut caller = TcpStream::connect(broker.http()).await.unwrap();
+        let call =
+            "POST /async-function/large HTTP/1.1\r\nhost: x\r\nprefer: wait=60\r\ncontent-length: 0\r\n\r\n";
+        caller.write_all(call.as_bytes()).await.unwrap();
+        callers.push(caller);
+    }
+    // Uploads that do not end.
+    let piece = vec![b'x'; 64 << 10];
+    for _ in 0..256 {
+        let mut upload = TcpStream::connect(broker.http()).await.unwrap();
+        let head = "POST /async-function/env HTTP/1.1\r\nhost: x\r\ncontent-length: 67108864\r\n\r\n";
+        upload.write_all(head.as_bytes()).await.unwrap();
+        callers.push(upload);
+    }
+    for _ in 0..8 {
+        for upload in callers.iter_mut().skip(32) {
+            let _ = timeout(Duration::from_millis(1), upload.write_all(&piece)).await;
+        }
+        let small = broker.accepted(broker.call("env").body("small")).await;
+        broker.wait_for_state(small, "completed").await;
+    }
+
+    // As `docs/adr/0001-journal-and-sled.md` adds it up: in flight, kept beside entries, deliveries of at most 256 KiB, and
+    // what a connection reads into. Half as much again: the allocator gives back a second later what was freed, and
+    // the process reads its own code from disk as it first runs it.
+    let sum = 64 * MIB + 16 * MIB + 224 * 256 + CONNECTIONS * 32;
+    let peak = broker.memory_kib("VmHWM");
+    assert!(peak < before + sum + sum / 2, "{before} KiB before, {peak} at the most, {sum} stated");
+    assert!(peak > before + sum / 2, "the load was none: {before} KiB before, {peak} at the most");
+    drop(callers);
+    let small = broker.accepted(broker.call("env").body("small")).await;
+    broker.wait_for_state(small, "completed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_another_origin_cannot_use_the_open_api() {
     let (_gateway, broker) = beside([Function::echo("env")]).await;
     let pause = || broker.request(Method::POST, "/v1/functions/env/pause");
