@@ -50,7 +50,8 @@ pub trait Files: Send + Sync + fmt::Debug {
     /// The operating system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file. Durable after [`Files::sync_dir`].
+    /// Removes a file, or a directory with all that is in it, as the index of an older format was. Durable after
+    /// [`Files::sync_dir`].
     ///
     /// # Errors
     /// The operating system's.
@@ -174,7 +175,10 @@ impl Files for OsFiles {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(path),
+            removed => removed,
+        }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -6,6 +6,7 @@ mod contract;
 mod damage;
 mod durable;
 mod faults;
+mod formats;
 mod index;
 mod kit;
 mod process;

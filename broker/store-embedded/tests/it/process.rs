@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_model::{InvocationId, Ledger};
+use broker_model::ledger::{Filter, Page};
+use broker_model::{InvocationId, InvocationQueue, Ledger, Reason};
 use broker_store_embedded::{EmbeddedStore, OpenError, Options, OsFiles};
 use tempfile::TempDir;
 
@@ -83,6 +84,80 @@ async fn thirty_kills_lose_nothing_that_was_acknowledged() {
     }
     assert!(recovered.held as usize >= acknowledged.len());
     assert_no_drift(&store);
+}
+
+const INDEXING_CHILD: &str = "EVOKE_TEST_INDEXING_CHILD";
+
+/// Not a test by itself: what the child processes run. They make the index of dead letters again, because it is missing or
+/// of a process that was killed, and say so.
+#[test]
+fn child_makes_its_index_until_it_is_killed() {
+    let Ok(path) = std::env::var(INDEXING_CHILD) else { return };
+    let (_store, recovered) = open(sizes(Path::new(&path)), &HandClock::new());
+    println!("opened {}", recovered.index_kept);
+    loop {
+        std::thread::park();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_in_the_middle_of_making_the_index_lose_no_dead_letter() {
+    const LETTERS: usize = 6000;
+    let (dir, clock) = (TempDir::new().unwrap(), HandClock::new());
+    let mut letters = HashSet::new();
+    {
+        let (store, _) = open(sizes(dir.path()), &clock);
+        let buried = (0..LETTERS).map(|_| store.bury(call("env", "x"), Reason::Undecodable, "no"));
+        for buried in futures::future::join_all(buried).await {
+            letters.extend(buried.unwrap().ids().iter().copied());
+        }
+        store.close().await.unwrap();
+    }
+    let index = dir.path().join("index");
+
+    let mut unfinished = 0;
+    for round in 0..24 {
+        // Every second process finds what the killed one left.
+        if round % 2 == 0 {
+            std::fs::remove_file(&index).unwrap();
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::child_makes_its_index_until_it_is_killed", "--nocapture"])
+            .env(INDEXING_CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let opened = lines.find(|line| line.contains("opened ")).expect("the child opens");
+        unfinished += usize::from(round % 2 == 1 && opened.contains("false"));
+        // The first write makes the file; what follows it is a matter of milliseconds.
+        eventually(|| index.exists()).await;
+        tokio::time::sleep(Duration::from_millis(round)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    assert!(unfinished >= 3, "{unfinished} of 12 kills left an index that was not finished");
+    let (store, recovered) = open(sizes(dir.path()), &clock);
+    assert_eq!((recovered.damage.len(), recovered.dead), (0, LETTERS as u64));
+    let (mut listed, mut cursor) = (HashSet::new(), None);
+    loop {
+        let page = store.dead_letters(&Filter::default(), &Page { limit: 500, cursor }).await.unwrap();
+        for letter in page.items {
+            assert!(listed.insert(letter.invocation.id), "{} twice", letter.invocation.id);
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, letters);
+    assert_no_drift(&store);
+    store.close().await.unwrap();
+    drop(store);
+    let (_, recovered) = open(sizes(dir.path()), &clock);
+    assert!(recovered.index_kept, "the last one was made whole");
 }
 
 #[tokio::test]
