@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_rs::Tokio;
 use futures::Stream;
 use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
@@ -18,6 +19,7 @@ use connectors_sdk::{Health, SourceError, SourceName, Tls};
 
 use crate::address::Address;
 use crate::settings::RabbitmqSettings;
+use crate::sieve::{self, Sieve};
 
 /// How long the server may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -119,10 +121,8 @@ async fn open_one(
     secure: Option<RustlsConnector>,
     login: &AMQPUserInfo,
 ) -> Result<Wire, Failed> {
-    let unsure = |error: lapin::Error| Failed::Unreachable(error.into());
-    let runtime = lapin::runtime::default_runtime().map_err(unsure)?;
     let found: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
-    let stream = AsyncTcpStream::connect(&runtime, found).await?;
+    let stream = AsyncTcpStream::connect(&Tokio::current(), found).await?;
     let AsyncTcpStream::Plain(plain) = &stream else {
         return Err(Failed::Unreachable("the client made another kind of socket".into()));
     };
@@ -143,12 +143,12 @@ async fn open_one(
     let properties =
         ConnectionProperties::default().with_connection_name(settings.client_name.as_str().into());
     // The client asks for a stream once; it does not connect again by itself.
-    let once = Mutex::new(Some(stream));
+    let once = Mutex::new(Some(Sieve::before(stream)));
     let hand_over = async move |_, _| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-        stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
+        stream.map(AsyncTcpStream::Plain).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     };
-    match Connection::connector(uri, runtime, hand_over, properties).await {
+    match Connection::connector(uri, sieve::runtime(), hand_over, properties).await {
         Ok(connection) => Ok(Wire { connection, _socket: socket }),
         Err(error) => Err(match refusal(&error) {
             Some(refusal) => Failed::Refused(refusal.into()),

@@ -1,12 +1,14 @@
 //! A RabbitMQ message as an event.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use lapin::message::Delivery;
 use lapin::types::{FieldTable, ShortString};
 
 use connectors_sdk::{Event, EventForm, Quarantined, Timestamp};
 
-use crate::values;
+use crate::{sieve, values};
 
 /// In front of whatever the publisher wrote.
 const PREFIX: &str = "X-Rabbitmq-";
@@ -21,7 +23,7 @@ const DEATHS: &str = "x-death";
 /// is not enough: what is a repeat is the same in its body, its timestamp and the times it was dead-lettered as well.
 ///
 /// # Errors
-/// The message as it goes to the dead letters, when its queue's name is no topic.
+/// The message as it goes to the dead letters, when its properties cannot be read or its queue's name is no topic.
 pub(crate) fn event_from(
     form: &EventForm,
     queue: &str,
@@ -41,6 +43,10 @@ pub(crate) fn event_from(
     event = event.own("X-Rabbitmq-Routing-Key", message.routing_key.to_string());
     if !message.exchange.as_str().is_empty() {
         event = event.own("X-Rabbitmq-Exchange", message.exchange.to_string());
+    }
+    if let Some(raw) = properties.headers().as_ref().and_then(sieve::unreadable) {
+        let event = event.own("X-Rabbitmq-Properties", STANDARD.encode(raw));
+        return Err(event.unreadable("a text among its properties is no UTF-8, which AMQP's are"));
     }
     if message.redelivered {
         event = event.own("X-Rabbitmq-Redelivered", "true");
@@ -90,8 +96,6 @@ fn moment(seconds: u64) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
     use lapin::BasicProperties;
     use serde_json::{Value, json};
 
@@ -249,6 +253,24 @@ mod tests {
         assert_eq!(in_milliseconds.time, None);
         assert_eq!(in_milliseconds.headers.text("x-rabbitmq-timestamp"), Some("1795000000000"));
         assert_eq!(at(u64::MAX).time, None);
+    }
+
+    #[test]
+    fn a_message_whose_properties_cannot_be_read_is_kept_with_their_bytes() {
+        let mut headers = FieldTable::default();
+        headers.insert(
+            "evoke-unreadable-properties".into(),
+            lapin::types::AMQPValue::ByteArray(vec![0, 128, 2, 0xff, b'x'].into()),
+        );
+        let mut message = captured(BARE);
+        message.properties = BasicProperties::default().with_headers(headers);
+
+        let kept = event_from(&form(json!({})), "orders", message, true).unwrap_err();
+
+        assert_eq!(kept.raw.len(), 6);
+        assert!(kept.why.contains("UTF-8"), "{}", kept.why);
+        assert_eq!(kept.headers.text("x-rabbitmq-properties"), Some("AIAC/3g="));
+        assert_eq!(kept.topic.unwrap().as_str(), "orders");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! are ours to make.
 //!
 //! In reading order: `settings` with `address` and `declaration`, `values` (what headers hold), `event` (message → event),
-//! `connect`, `prefetch` (how much to ask for), `queue` (what is asked of one queue), `source` (the loop).
+//! `sieve` (what the client cannot read), `connect`, `prefetch` (how much to ask for), `queue` (what is asked of one queue), `source` (the loop).
 
 mod address;
 mod connect;
@@ -14,6 +14,7 @@ mod event;
 mod prefetch;
 mod queue;
 mod settings;
+mod sieve;
 mod source;
 mod values;
 

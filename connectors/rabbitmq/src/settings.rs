@@ -270,6 +270,24 @@ mod tests {
     }
 
     #[test]
+    fn what_openfaas_connector_understands_is_a_source() {
+        let inherits = connectors_sdk::Connector::inherits(&Rabbitmq);
+        let mut at = Reader::new(json!({}));
+        let _ = RabbitmqSettings::from_reader(&SourceName::parse("tasks").unwrap(), &mut at);
+        let known: Vec<&str> = at.known().collect();
+        assert!(inherits.variables.iter().all(|variable| known.contains(&variable.key)));
+        assert!(inherits.defaults.iter().all(|(key, _)| known.contains(key)));
+
+        // As its chart writes it; without queues it has none.
+        let entry =
+            json!({"name": "q1", "durable": true, "nowait": false, "autodelete": false, "exclusive": false});
+        let chart =
+            |queues| read(json!({"url": "amqp://rabbitmq:5672", "declare": true, "queues": queues})).unwrap();
+        assert_eq!(listed(&chart(json!([entry]))), ["q1"]);
+        assert!(chart(json!([])).declared.is_empty());
+    }
+
+    #[test]
     fn what_only_functions_ask_for_is_never_made() {
         assert!(read(json!({"url": "h", "declare": true})).unwrap().declared.is_empty());
     }

@@ -70,7 +70,7 @@ impl RabbitmqSource {
 #[async_trait]
 impl Source for RabbitmqSource {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { acknowledges: true, replays: true, ordered: false, decodes: false, shares: true }
+        Capabilities { acknowledges: true, replays: true, ordered: false, decodes: true, shares: true }
     }
 
     async fn run(self: Box<Self>, ctx: SourceContext) -> Result<(), SourceError> {

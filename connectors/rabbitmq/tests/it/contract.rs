@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash as _, Hasher as _};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use testkit::contract::source::{Sent, Upstream};
 use testkit::servers::{RabbitMq, Relay};
 
 use crate::client::{Client, Message, text};
+use crate::malformed::Careless;
 use crate::rig::{PATIENCE, fresh, shared};
 use crate::witness::Witness;
 
@@ -22,9 +24,11 @@ use crate::witness::Witness;
 /// former, and classic in the latter.
 struct Queues<const OWN: bool> {
     server: Option<tokio::sync::Mutex<RabbitMq>>,
+    address: SocketAddr,
     witness: Witness,
     relay: Relay,
     client: Client,
+    careless: tokio::sync::Mutex<Option<Careless>>,
     /// Their names by number.
     names: Mutex<BTreeMap<usize, String>>,
     /// The ids of what was published, by a hash of it: a case publishes more than memory is to hold.
@@ -53,7 +57,9 @@ impl<const OWN: bool> Upstream for Queues<OWN> {
             server,
             relay: Relay::to(witness.address()).await,
             witness,
+            address,
             client: Client::of(url),
+            careless: tokio::sync::Mutex::default(),
             names: Mutex::default(),
             ids: Mutex::default(),
         }
@@ -64,7 +70,7 @@ impl<const OWN: bool> Upstream for Queues<OWN> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { acknowledges: true, replays: true, ordered: false, decodes: false, shares: true }
+        Capabilities { acknowledges: true, replays: true, ordered: false, decodes: true, shares: true }
     }
 
     fn settings(&self, topics: Option<&[String]>, in_flight: usize) -> Value {
@@ -178,8 +184,14 @@ impl<const OWN: bool> Upstream for Queues<OWN> {
         Some(self.witness.acknowledged())
     }
 
-    async fn publish_unreadable(&self, _topic: &str) -> bool {
-        false
+    async fn publish_unreadable(&self, topic: &str) -> bool {
+        let mut careless = self.careless.lock().await;
+        let careless = match &mut *careless {
+            Some(careless) => careless,
+            none => none.insert(Careless::at(self.address).await),
+        };
+        careless.publish(topic, b"unreadable").await;
+        true
     }
 }
 

@@ -5,6 +5,7 @@
 mod client;
 mod contract;
 mod login;
+mod malformed;
 mod messages;
 mod pressure;
 mod queues;

@@ -41,6 +41,7 @@ async fn a_server_short_of_memory_is_drained_all_the_same(server: &RabbitMq) {
         .await;
 
     assert_eq!(rig.status().state, SourceState::Connected);
+    assert_eq!(rig.last_error(), "", "only publishers are told");
     let bodies = rig.bodies();
     assert!(bodies.len() == 500 && bodies.values().all(|times| *times == 1));
     server.ctl(&["set_vm_memory_high_watermark", "absolute", "512MB"]).await;
