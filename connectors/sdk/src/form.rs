@@ -135,7 +135,7 @@ impl Incoming<'_> {
     }
 
     /// Whether `headers` lets a field of this name pass, for what goes with a field without being one.
-    pub(crate) fn passes(&self, name: &str) -> bool {
+    pub fn passes(&self, name: &str) -> bool {
         self.form.headers.passes(name)
     }
 

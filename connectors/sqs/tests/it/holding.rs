@@ -1,0 +1,83 @@
+//! What is held stays hidden from others, and what is not comes again.
+
+use std::time::Duration;
+
+use connectors_sdk::SourceState;
+use serde_json::json;
+use testkit::time::eventually;
+
+use crate::queues::{Letter, Owner, PATIENCE};
+use crate::rig::{Rig, settings};
+use crate::server;
+
+#[tokio::test]
+async fn a_message_stays_hidden_for_as_long_as_the_broker_takes() {
+    let server = server().await;
+    let owner = Owner::of(&server.url());
+    let url = owner.create("slow-broker", &[]).await;
+    let more = json!({"topics": ["slow-broker"], "visibility_timeout": "2s"});
+    let rig = Rig::start(settings(&server.url(), &more));
+    let other = Rig::start(settings(&server.url(), &more));
+    rig.is(SourceState::Connected).await;
+    other.is(SourceState::Connected).await;
+    rig.broker.hang(true);
+    other.broker.hang(true);
+    let bodies: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    owner.send(&url, &bodies.iter().map(Letter::of).collect::<Vec<_>>()).await;
+
+    // Three times as long as SQS hides them by itself.
+    let offers = || {
+        let of = |rig: &Rig| rig.broker.seen().offers.values().sum::<usize>();
+        of(&rig) + of(&other)
+    };
+    eventually(PATIENCE, "the offers", async || offers() == 30).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!((offers(), owner.count(&url).await), (30, (0, 30)), "each is held by one, once");
+
+    rig.broker.hang(false);
+    other.broker.hang(false);
+    eventually(PATIENCE, "the queue to be empty", async || owner.count(&url).await == (0, 0)).await;
+    let mut taken = rig.stopped().await.bodies();
+    taken.extend(other.stopped().await.bodies());
+    assert_eq!(taken.len(), 30);
+}
+
+#[tokio::test]
+async fn a_refused_message_is_seen_by_another_replica() {
+    let server = server().await;
+    let owner = Owner::of(&server.url());
+    let url = owner.create("ill-replica", &[]).await;
+    let more = json!({"topics": ["ill-replica"]});
+    let ill = Rig::start(settings(&server.url(), &more));
+    ill.is(SourceState::Connected).await;
+    ill.broker.refuse("1", usize::MAX);
+    owner.send(&url, &[Letter::of("1")]).await;
+    ill.broker.is_offered("1", 1).await;
+
+    let well = Rig::start(settings(&server.url(), &more));
+    well.broker.has(1).await;
+    assert!(ill.stopped().await.bodies().is_empty());
+    assert_eq!(well.stopped().await.bodies(), ["1"]);
+    assert_eq!(owner.count(&url).await, (0, 0));
+}
+
+#[tokio::test]
+async fn what_was_not_begun_is_given_back_at_a_stop() {
+    let server = server().await;
+    let owner = Owner::of(&server.url());
+    let url = owner.create("given-back.fifo", &[]).await;
+    let letters: Vec<Letter> = (0..10).map(|number| Letter::in_group(number.to_string(), "a")).collect();
+    owner.send(&url, &letters).await;
+    // Hidden for an hour, unless they are given back.
+    let more = json!({"topics": ["given-back.fifo"], "visibility_timeout": "1h"});
+    let rig = Rig::start(settings(&server.url(), &more));
+    rig.broker.refuse("3", usize::MAX);
+    rig.broker.is_offered("3", 1).await;
+    let broker = rig.stopped().await;
+    broker.refuse("3", 0);
+
+    let rig = Rig::before(broker, settings(&server.url(), &more));
+    rig.broker.has(10).await;
+    let bodies = rig.stopped().await.bodies();
+    assert_eq!(bodies, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
+}
