@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull;
 use bytes::Bytes;
 use futures::StreamExt;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use tokio::task::JoinSet;
-use upstreams::{Kafka, Nats, Upstream};
+use upstreams::{JetStream, Kafka, Nats, Upstream};
 
 use crate::meter::{Cast, Sample, follow};
 use crate::source::{BURST, Feed, servers};
@@ -72,6 +74,31 @@ impl Bare for Nats {
             }
         });
         counted(self, all, &count, reading, Some(body)).await
+    }
+}
+
+impl Bare for JetStream {
+    const CLIENT: &'static str = "S, a bare pull consumer that acknowledges";
+
+    async fn read(&self, all: u64, _: &Bytes) -> Result<Sample> {
+        let client = async_nats::connect(self.server().url()).await.context("connecting")?;
+        let config = pull::Config { durable_name: Some("bare".to_owned()), ..pull::Config::default() };
+        let consumer = jetstream::new(client).create_consumer_on_stream(config, JetStream::STREAM).await;
+        let mut messages = consumer.context("making a consumer")?.messages().await.context("pulling")?;
+        let count = Arc::new(AtomicU64::new(0));
+        let mut reading = JoinSet::new();
+        reading.spawn({
+            let count = Arc::clone(&count);
+            async move {
+                // What goes wrong with one shows as a count that does not grow.
+                while let Some(Ok(message)) = messages.next().await {
+                    if message.ack().await.is_ok() {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        counted(self, all, &count, reading, None).await
     }
 }
 

@@ -25,9 +25,9 @@ impl Source {
     /// One sample of schedules that all run at once.
     pub(crate) async fn sample_schedules(&mut self, bench: &Bench, all: u64) -> Result<()> {
         if bench.evoke.is_none() {
+            eprintln!();
             return Ok(());
         }
-        eprint!("  cron");
         let functions = Helper::start(&bench.program, Role::Functions).await?;
         let names: Vec<String> = (0..all.div_ceil(EXPRESSIONS)).map(|n| format!("clock-{n}")).collect();
         let all = names.len() as u64 * EXPRESSIONS;

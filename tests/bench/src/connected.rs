@@ -1,7 +1,9 @@
 //! A broker at rest with a source of every kind, all connected, and nothing to do.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
-use upstreams::{Kafka, Nats, Upstream};
+use upstreams::{JetStream, Kafka, Nats, Rabbitmq, Upstream};
 
 use crate::Bench;
 use crate::evoke::{Evoke, Settings};
@@ -9,6 +11,24 @@ use crate::meter::{Cast, Cpu, Part};
 use crate::processes;
 use crate::report::{Figure, Target, Unit};
 use crate::source::servers;
+
+/// What all upstreams together are to the broker.
+#[derive(Default)]
+struct Upstreams {
+    sources: Vec<(&'static str, String)>,
+    topics: BTreeSet<String>,
+    servers: Vec<(Part, u32)>,
+}
+
+impl Upstreams {
+    /// Adds one.
+    async fn with<U: Upstream>(&mut self, name: &'static str, upstream: U) -> U {
+        self.sources.push((name, upstream.source()));
+        self.topics.insert(upstream.topic().await);
+        self.servers.extend(servers(&upstream));
+        upstream
+    }
+}
 
 /// The samples.
 #[derive(Debug, Default)]
@@ -25,20 +45,21 @@ impl Connected {
         if bench.evoke.is_none() {
             return Ok(());
         }
-        let kafka = Kafka::start().await;
-        let nats = Nats::start().await;
-        let mut topics = vec![kafka.topic().await, nats.topic().await];
-        topics.dedup();
-        bench.functions.wants(&topics.join(",")).await?;
-        let sources =
-            vec![("kafka", kafka.source()), ("nats", nats.source()), ("clock", "{ cron: {} }".to_owned())];
+        let mut all = Upstreams::default();
+        let kafka = all.with("kafka", Kafka::start().await).await;
+        let nats = all.with("nats", Nats::start().await).await;
+        let jetstream = all.with("jetstream", JetStream::start().await).await;
+        let rabbitmq = all.with("rabbitmq", Rabbitmq::start().await).await;
+        let Upstreams { mut sources, topics, servers } = all;
+        sources.push(("clock", "{ cron: {} }".to_owned()));
+        bench.functions.wants(&topics.into_iter().collect::<Vec<_>>().join(",")).await?;
         let names: Vec<&str> = sources.iter().map(|(name, _)| *name).collect();
         if let Some(evoke) = Evoke::start(bench, Settings { sources, ..Settings::default() }).await? {
             for name in &names {
                 evoke.connected(name).await?;
             }
             let mut parts = vec![(Part::Server, evoke.process), (Part::Function, bench.functions.process)];
-            parts.extend([servers(&kafka), servers(&nats)].concat());
+            parts.extend(servers);
             let cast = Cast::with(&parts);
             // What connecting takes is not what being connected takes.
             tokio::time::sleep(bench.plan.idle / 6).await;
@@ -54,6 +75,8 @@ impl Connected {
             self.cpu.push(cpu);
             evoke.stop().await?;
         }
+        // All of them served until here.
+        drop((kafka, nats, jetstream, rabbitmq));
         Ok(())
     }
 

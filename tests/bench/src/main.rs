@@ -61,9 +61,11 @@ mod report;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -76,7 +78,7 @@ use crate::latency::Latency;
 use crate::lateness::Lateness;
 use crate::plan::Plan;
 use crate::report::{Figure, Report};
-use crate::source::Source;
+use crate::source::{Kind, Source};
 
 /// The figures of Evoke, each beside its limit in the same run.
 #[derive(Parser, Debug)]
@@ -107,26 +109,48 @@ struct Arguments {
     kept: Vec<OsString>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measurement {
-    /// Durable 202s a second.
     Accept,
-    /// Calls a second from a filled store.
     Dispatch,
-    /// From POST to the function's start.
     Latency,
-    /// Memory at rest.
     Idle,
-    /// Records of Kafka.
-    Kafka,
-    /// Messages of core NATS.
-    Nats,
-    /// Runs of schedules.
-    Cron,
-    /// Memory and processor time with all sources connected.
+    Sources,
+    Source(Kind),
     Connected,
-    /// How late schedules are.
     Schedules,
+}
+
+impl Measurement {
+    fn name_and_help(self) -> (&'static str, &'static str) {
+        match self {
+            Measurement::Accept => ("accept", "Durable 202s a second"),
+            Measurement::Dispatch => ("dispatch", "Calls a second from a filled store"),
+            Measurement::Latency => ("latency", "From POST to the function's start"),
+            Measurement::Idle => ("idle", "Memory at rest"),
+            Measurement::Sources => ("sources", "Messages a second of every source"),
+            Measurement::Source(kind) => (kind.name(), "Messages a second of this source"),
+            Measurement::Connected => ("connected", "Memory and processor time with all sources connected"),
+            Measurement::Schedules => ("schedules", "How late schedules are"),
+        }
+    }
+}
+
+impl ValueEnum for Measurement {
+    fn value_variants<'a>() -> &'a [Measurement] {
+        static ALL: LazyLock<Vec<Measurement>> = LazyLock::new(|| {
+            use Measurement::{Accept, Connected, Dispatch, Idle, Latency, Schedules, Source, Sources};
+            let mut all = vec![Accept, Dispatch, Latency, Idle, Sources, Connected, Schedules];
+            all.extend(Kind::ALL.map(Source));
+            all
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = self.name_and_help();
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -206,7 +230,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let mut plan = if arguments.quick { Plan::quick() } else { Plan::full() };
     if let Some(rounds) = arguments.rounds {
         ensure!(rounds > 0, "at least one round is needed");
-        plan.rounds = rounds;
+        (plan.rounds, plan.source_rounds) = (rounds, rounds);
     }
     let overall = plan.overall();
     let bench = Bench {
@@ -253,8 +277,10 @@ async fn rounds(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<R
 async fn broker(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<Vec<Figure>> {
     let mut accepts: Vec<Accept> = bench.plan.connections.iter().map(|&n| Accept::at(n)).collect();
     let (mut dispatch, mut latency, mut idle) = (Dispatch::default(), Latency::default(), Idle::default());
-    for round in 1..=bench.plan.rounds {
-        eprintln!("round {round} of {}", bench.plan.rounds);
+    let all = [Measurement::Accept, Measurement::Dispatch, Measurement::Latency, Measurement::Idle];
+    let rounds = if all.into_iter().any(&wanted) { bench.plan.rounds } else { 0 };
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
         if wanted(Measurement::Accept) {
             for accept in &mut accepts {
                 accept.sample(bench).await?;
@@ -279,18 +305,17 @@ async fn broker(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<V
 
 /// The broker with sources. In rounds of their own: their upstreams would be in the way of everything else.
 async fn sources(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<Vec<Figure>> {
-    let (mut kafka, mut nats, mut cron) = (Source::of("kafka"), Source::of("nats"), Source::of("cron"));
-    let all = bench.plan.messages;
+    let mut sources: Vec<Source> = Kind::ALL
+        .into_iter()
+        .filter(|kind| wanted(Measurement::Sources) || wanted(Measurement::Source(*kind)))
+        .map(Source::of)
+        .collect();
     for round in 1..=bench.plan.source_rounds {
-        eprintln!("sources, round {round} of {}", bench.plan.source_rounds);
-        if wanted(Measurement::Kafka) {
-            kafka.sample_beside_its_client::<upstreams::Kafka>(bench, all).await?;
+        if !sources.is_empty() {
+            eprintln!("sources, round {round} of {}", bench.plan.source_rounds);
         }
-        if wanted(Measurement::Nats) {
-            nats.sample_beside_its_client::<upstreams::Nats>(bench, all).await?;
-        }
-        if wanted(Measurement::Cron) {
-            cron.sample_schedules(bench, all / 24).await?;
+        for source in &mut sources {
+            source.sample(bench).await?;
         }
     }
     let (mut connected, mut lateness) = (Connected::default(), Lateness::both());
@@ -306,7 +331,7 @@ async fn sources(bench: &Bench, wanted: impl Fn(Measurement) -> bool) -> Result<
             }
         }
     }
-    let mut figures = vec![kafka.figure(), nats.figure(), cron.figure()];
+    let mut figures: Vec<_> = sources.into_iter().map(Source::figure).collect();
     figures.extend(connected.figures());
     figures.extend(lateness.into_iter().flat_map(Lateness::figures));
     Ok(figures)

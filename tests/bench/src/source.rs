@@ -29,10 +29,45 @@ pub(crate) const BURST: u64 = 4_000;
 /// Records in one batch of the raw disk.
 const BATCH: usize = 256;
 
+/// What is measured as a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Kafka,
+    Nats,
+    JetStream,
+    RabbitMq,
+    Cron,
+}
+
+impl Kind {
+    /// All of them, as the table has them.
+    pub(crate) const ALL: [Kind; 5] = [Kind::Kafka, Kind::Nats, Kind::JetStream, Kind::RabbitMq, Kind::Cron];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Kafka => "kafka",
+            Kind::Nats => "nats",
+            Kind::JetStream => "jetstream",
+            Kind::RabbitMq => "rabbitmq",
+            Kind::Cron => "cron",
+        }
+    }
+
+    /// Which part of the plan's messages is taken in a few seconds.
+    fn share(self) -> u64 {
+        match self {
+            Kind::Kafka | Kind::Nats => 1,
+            Kind::JetStream => 3,
+            Kind::RabbitMq => 6,
+            Kind::Cron => 24,
+        }
+    }
+}
+
 /// The samples of one kind of source.
 #[derive(Debug)]
 pub(crate) struct Source {
-    kind: &'static str,
+    kind: Kind,
     how: &'static str,
     limit: Option<&'static str>,
     bare: Vec<Sample>,
@@ -44,7 +79,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn of(kind: &'static str) -> Source {
+    pub(crate) fn of(kind: Kind) -> Source {
         Source {
             kind,
             how: "",
@@ -58,8 +93,21 @@ impl Source {
         }
     }
 
+    /// One sample of the source and, where it has one, of its limit.
+    pub(crate) async fn sample(&mut self, bench: &Bench) -> Result<()> {
+        eprint!("  {}", self.kind.name());
+        let all = bench.plan.messages / self.kind.share();
+        match self.kind {
+            Kind::Kafka => self.beside_its_client::<upstreams::Kafka>(bench, all).await,
+            Kind::Nats => self.beside_its_client::<upstreams::Nats>(bench, all).await,
+            Kind::JetStream => self.beside_its_client::<upstreams::JetStream>(bench, all).await,
+            Kind::RabbitMq => self.alone::<upstreams::Rabbitmq>(bench, all).await,
+            Kind::Cron => self.sample_schedules(bench, all).await,
+        }
+    }
+
     /// One sample of the bare client, of the disk in batches, and of the source.
-    pub(crate) async fn sample_beside_its_client<U: Bare>(&mut self, bench: &Bench, all: u64) -> Result<()> {
+    async fn beside_its_client<U: Bare>(&mut self, bench: &Bench, all: u64) -> Result<()> {
         self.sample_of::<U>(bench, all, async |source, upstream| {
             let bare = upstream.read(all, &body()).await?;
             let cast = Cast::with(&servers(upstream));
@@ -73,9 +121,8 @@ impl Source {
         .await
     }
 
-    #[allow(dead_code)]
     /// One sample of the source alone.
-    pub(crate) async fn sample<U: Upstream>(&mut self, bench: &Bench, all: u64) -> Result<()> {
+    async fn alone<U: Upstream>(&mut self, bench: &Bench, all: u64) -> Result<()> {
         self.sample_of::<U>(bench, all, async |_, _| Ok(())).await
     }
 
@@ -85,7 +132,6 @@ impl Source {
         all: u64,
         beside: impl AsyncFnOnce(&mut Source, &U) -> Result<()>,
     ) -> Result<()> {
-        eprint!("  {}", self.kind);
         let upstream = U::start().await;
         if !U::REPLAYS {
             // Before a source listens, which would hear it too.
@@ -162,7 +208,7 @@ impl Source {
         let cpu = |samples: &[Sample]| samples.iter().map(|sample| sample.cpu).collect::<Vec<Cpu>>();
         let both = self.bare.iter().zip(&self.disk);
         Figure {
-            what: format!("{} into durable invocations", self.kind),
+            what: format!("{} into durable invocations", self.kind.name()),
             unit: Unit::PerSecond,
             target: self.limit.map(|_| Target::RatioAtLeast(0.4)),
             evoke: rates(&self.evoke),
@@ -178,7 +224,7 @@ impl Source {
                 Detail::new("Evoke: taken per fdatasync", Unit::Plain, self.per_commit),
             ],
             source: Some(SourceRow {
-                kind: self.kind,
+                kind: self.kind.name(),
                 how: self.how,
                 cpu_per_message: self.cpu_per_message,
                 peak_megabytes: self.peak_megabytes,
@@ -282,8 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn a_source_without_a_bare_client_has_no_target() {
-        let mut source = Source::of("webhook");
+    fn a_source_without_a_bare_client_beside_it_has_no_target() {
+        let mut source = Source::of(Kind::RabbitMq);
         source.evoke.push(Sample { rate: 10.0, cpu: Cpu::default() });
 
         let figure = source.figure();

@@ -6,7 +6,6 @@ use testkit::servers::{NatsConfig, NatsServer};
 
 use crate::Upstream;
 
-const STREAM: &str = "ORDERS";
 const SUBJECT: &str = "orders.created";
 
 /// How many messages wait for the stream's word at once.
@@ -19,6 +18,9 @@ pub struct JetStream {
 }
 
 impl JetStream {
+    /// The stream.
+    pub const STREAM: &str = "ORDERS";
+
     /// The server.
     pub fn server(&self) -> &NatsServer {
         &self.server
@@ -32,7 +34,7 @@ impl Upstream for JetStream {
         let server = NatsServer::with(NatsConfig { jetstream: true, ..NatsConfig::default() }).await;
         let publisher = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
         let config = stream::Config {
-            name: STREAM.to_owned(),
+            name: Self::STREAM.to_owned(),
             subjects: vec!["orders.>".to_owned()],
             ..stream::Config::default()
         };
@@ -43,8 +45,9 @@ impl Upstream for JetStream {
     fn source(&self) -> String {
         // What was with a broker that is killed comes again this soon.
         format!(
-            "{{ nats: {{ url: \"{}\", jetstream: {{ stream: {STREAM}, ack_wait: 2s }} }} }}",
-            self.server.url()
+            "{{ nats: {{ url: \"{}\", jetstream: {{ stream: {}, ack_wait: 2s }} }} }}",
+            self.server.url(),
+            Self::STREAM
         )
     }
 

@@ -36,7 +36,8 @@ impl Upstream for Kafka {
     }
 
     fn source(&self) -> String {
-        format!("{{ kafka: {{ brokers: [\"{}\"] }} }}", self.server.bootstrap())
+        // A member that was killed, or stopped while it was joining, is given up this soon.
+        format!("{{ kafka: {{ brokers: [\"{}\"], session_timeout: 6s }} }}", self.server.bootstrap())
     }
 
     async fn topic(&self) -> String {

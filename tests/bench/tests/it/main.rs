@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::process::Program;
 
 /// Every figure there is, by what it begins with.
-const FIGURES: [&str; 16] = [
+const FIGURES: [&str; 18] = [
     "durable 202s, 1 connection",
     "durable 202s, 16 connections",
     "durable 202s, 256 connections",
@@ -22,6 +22,8 @@ const FIGURES: [&str; 16] = [
     "resident memory at rest",
     "kafka into durable invocations",
     "nats into durable invocations",
+    "jetstream into durable invocations",
+    "rabbitmq into durable invocations",
     "cron into durable invocations",
     "resident memory, ",
     "processor time, ",
