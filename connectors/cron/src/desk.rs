@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use connectors_sdk::{
     AnnotationProblem, Backfilled, EventForm, Filter, FunctionName, Instant, InvocationId, Page, Pausable,
     Receipt, Retry, Schedule, ScheduleAccess, ScheduleId, ScheduleStatus, ScheduleWishes, SourceContext,
-    State, StoreError, Timestamp, Timetable, TimetableError,
+    SourceName, State, StoreError, Timestamp, Timetable, TimetableError,
 };
 use futures::{StreamExt as _, stream};
 use jiff::tz::TimeZone;
@@ -34,6 +34,7 @@ const EARLIER: usize = 16;
 
 /// All schedules of this process.
 pub(crate) struct Desk {
+    pub(crate) source: SourceName,
     pub(crate) ctx: SourceContext,
     pub(crate) access: ScheduleAccess,
     pub(crate) form: EventForm,
@@ -104,8 +105,14 @@ impl Table {
 }
 
 impl Desk {
-    pub(crate) fn new(ctx: SourceContext, access: ScheduleAccess, form: EventForm, zone: TimeZone) -> Self {
-        Desk { ctx, access, form, zone, changed: Notify::new(), table: Mutex::default() }
+    pub(crate) fn new(
+        source: SourceName,
+        ctx: SourceContext,
+        access: ScheduleAccess,
+        form: EventForm,
+        zone: TimeZone,
+    ) -> Self {
+        Desk { source, ctx, access, form, zone, changed: Notify::new(), table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -412,7 +419,7 @@ impl Desk {
     }
 
     fn count(&self, outcome: &str, more: u64) {
-        self.ctx.health.count(&RUNS, &[outcome], more);
+        self.ctx.health.count(&RUNS, &[self.source.as_str(), outcome], more);
     }
 
     /// Notes a pause or its end.

@@ -317,6 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn each_descriptor_stands_for_five_fields() {
+        for (descriptor, fields) in [
+            ("@yearly", "0 0 1 1 *"),
+            ("@annually", "0 0 1 1 *"),
+            ("@monthly", "0 0 1 * *"),
+            ("@weekly", "0 0 * * 0"),
+            ("@daily", "0 0 * * *"),
+            ("@midnight", "0 0 * * *"),
+            ("@hourly", "0 * * * *"),
+        ] {
+            assert_eq!(plain(descriptor), plain(fields), "{descriptor}");
+            assert_eq!(plain(&format!("CRON_TZ=Asia/Tokyo {descriptor}")), plain(fields), "{descriptor}");
+        }
+    }
+
+    #[test]
     fn every_takes_go_durations_of_at_least_a_second() {
         assert_eq!(plain("@every 90m"), "every 5400s");
         assert_eq!(plain("@every 1h30m10s"), "every 5410s");

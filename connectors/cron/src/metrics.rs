@@ -7,10 +7,10 @@ pub(crate) static RUNS: Family = Family {
     name: "evoke_schedule_runs_total",
     help: "Instants of schedules, by what became of them",
     counter: true,
-    labels: &["outcome"],
+    labels: &["source", "outcome"],
 };
 
-/// The values of its label.
+/// The values of its second label.
 pub(crate) mod outcome {
     /// Made into an invocation.
     pub(crate) const RAN: &str = "ran";

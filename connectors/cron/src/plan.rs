@@ -243,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn the_zone_nearest_to_the_expression_counts() {
+        let function = FunctionName::parse("report", "openfaas-fn").unwrap();
+        let tokyo = zone("Asia/Tokyo").unwrap();
+        let zones = |policies: &[(&str, &str)]| {
+            let (plans, _) = read(&function, &wish("@daily; TZ=America/Lima @daily", policies), &tokyo);
+            plans.iter().map(|plan| plan.rules().time_zone.into_string()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(zones(&[]), ["Asia/Tokyo", "America/Lima"]);
+        assert_eq!(zones(&[("time-zone", "Europe/Vienna")]), ["Europe/Vienna", "America/Lima"]);
+    }
+
+    #[test]
     fn what_is_not_said_is_as_openfaas_does_but_for_a_missed_run() {
         let rules = of("@daily", &[]).0[0].rules();
 

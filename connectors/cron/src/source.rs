@@ -62,7 +62,7 @@ impl Source for CronSource {
         let mut wishes = access.wishes.clone();
         let board = access.board.clone();
         let CronSettings { zone, form } = self.settings;
-        let desk = Arc::new(Desk::new(ctx.clone(), access, form, zone));
+        let desk = Arc::new(Desk::new(self.name.clone(), ctx.clone(), access, form, zone));
         let _post = board.post(&self.name, desk.clone() as Arc<dyn Timetable>).map_err(|by| {
             // Another source may be on its way out.
             let what = format!("source {by} runs the schedules already; keep one cron source");

@@ -7,6 +7,7 @@ use broker_demo_gateway::{DemoGateway, Fault, Function, Route};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use rand::Rng;
+use rustix::process::Signal;
 use testkit::time::eventually;
 use uuid::Uuid;
 
@@ -93,4 +94,63 @@ async fn schedules_go_on_while_the_gateway_lists_nothing_and_after_a_restart_in_
     let after = broker.items("/v1/schedules").await;
     assert_eq!((&before[0]["id"], &before[0]["since"]), (&after[0]["id"], &after[0]["since"]));
     assert_no_gap(&all_that_ran(&gateway, &broker, "tick").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_a_wrong_expression_is_reported_on_its_function_and_stops_no_other() {
+    let all = "*/5 * * * *; @every 90m; CRON_TZ=Asia/Tokyo 0 9 * * 1-5; 0 0 * * 7; @every 1s";
+    let report =
+        Function::echo("report").annotation("topic", "orders, cron-function").annotation("schedule", all);
+    let gateway = DemoGateway::start([report]).await.unwrap();
+    let broker = Setup::beside(&gateway).config(CLOCK).start().await;
+    one_more(&gateway, "report", 0).await;
+
+    let function = broker.get("/v1/functions/report").await;
+
+    let of_it = function["schedules"].as_array().unwrap();
+    let mut expressions: Vec<_> = of_it.iter().map(|one| one["expression"].as_str().unwrap()).collect();
+    expressions.sort_unstable();
+    assert_eq!(expressions, ["*/5 * * * *", "@every 1s", "@every 90m", "CRON_TZ=Asia/Tokyo 0 9 * * 1-5"]);
+    assert!(of_it.iter().all(|one| one["next_run"].is_string()), "{function}");
+    let problems = function["problems"].as_array().unwrap();
+    assert_eq!((problems.len(), &problems[0]["value"]), (1, &"0 0 * * 7".into()), "{function}");
+    assert!(problems[0]["problem"].as_str().unwrap().contains("Sunday is 0"), "{function}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_gives_schedules_another_zone_and_keeps_them() {
+    let daily =
+        Function::echo("daily").annotation("topic", "cron-function").annotation("schedule", "0 9 * * *");
+    let gateway = DemoGateway::start([daily]).await.unwrap();
+    let broker = Setup::beside(&gateway).config(CLOCK).start().await;
+    let shown = async |hour: &str| {
+        eventually(SOON, &format!("the next run at {hour}"), async || {
+            let schedules = broker.items("/v1/schedules").await;
+            let next = schedules.first().and_then(|one| one["next_run"].as_str()).unwrap_or_default();
+            if next.contains(hour) { Ok(()) } else { Err(format!("{schedules:?}")) }
+        })
+        .await;
+        broker.items("/v1/schedules").await.remove(0)
+    };
+    let before = shown("T09:00:00").await;
+    let id = before["id"].as_str().unwrap();
+    send(broker.request(Method::POST, &format!("/v1/schedules/{id}/pause"))).await;
+
+    let kathmandu = "sources: { clock: { cron: { time_zone: Asia/Kathmandu } } }";
+    std::fs::write(broker.setup().config_file(), kathmandu).unwrap();
+    broker.signal(Signal::HUP);
+    eventually(SOON, "the zone", async || {
+        let shown = broker.get(&format!("/v1/schedules/{id}")).await;
+        let zone = &shown["rules"]["time_zone"];
+        if zone == "Asia/Kathmandu" { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+
+    let held = broker.items("/v1/schedules").await.remove(0);
+    assert_eq!(
+        (&held["id"], &held["since"], &held["paused"]),
+        (&before["id"], &before["since"], &true.into())
+    );
+    send(broker.request(Method::POST, &format!("/v1/schedules/{id}/resume"))).await;
+    shown("T03:15:00").await;
 }
