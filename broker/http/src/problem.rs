@@ -33,7 +33,7 @@ impl From<StoreError> for Refused {
             StoreError::TooManyWaiting { .. } | StoreError::TooMany { .. } => ProblemKind::TooManyWaiting,
             StoreError::KeyReused => ProblemKind::IdempotencyKeyReused,
             // No route names a schedule: it can only stand in what was asked.
-            StoreError::NoSchedule(_) => ProblemKind::InvalidParameter,
+            StoreError::NoSchedule(_) | StoreError::BadCursor => ProblemKind::InvalidParameter,
             StoreError::Failed { .. } => ProblemKind::StoreFailed,
             StoreError::Damaged { .. } => ProblemKind::StoreDamaged,
             StoreError::Rebuilding { .. } => ProblemKind::StoreRebuilding,

@@ -311,6 +311,9 @@ pub enum StoreError {
     /// There is no such schedule.
     #[error("there is no schedule {0}")]
     NoSchedule(ScheduleId),
+    /// The cursor is none that a list gave.
+    #[error("cursor: is none that a list gave")]
+    BadCursor,
     /// The dedup key came with another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -357,6 +360,7 @@ impl StoreError {
             StoreError::Failed { .. } | StoreError::Closed => Retry::After(Duration::from_secs(5)),
             StoreError::KeyReused
             | StoreError::NoSchedule(_)
+            | StoreError::BadCursor
             | StoreError::Damaged { .. }
             | StoreError::NoBody => Retry::Never,
         }

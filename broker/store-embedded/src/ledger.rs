@@ -75,12 +75,14 @@ impl Ledger for EmbeddedStore {
                 None => return Ok(None),
             }
         };
-        self.record(number, Bodies::InHand).await
+        let found = self.record(number, Bodies::InHand).await?;
+        self.once_durable(found.as_slice()).await?;
+        Ok(found)
     }
 
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Listed, StoreError> {
         let mut before = match &page.cursor {
-            Some(cursor) => cursor.parse().unwrap_or(0),
+            Some(cursor) => cursor.parse().map_err(|_| StoreError::BadCursor)?,
             None => u64::MAX,
         };
         let mut listed = Listed::default();
@@ -113,11 +115,15 @@ impl Ledger for EmbeddedStore {
             }
             match next {
                 Some(next) => before = next,
-                None => return Ok(listed),
+                None => {
+                    self.once_durable(&listed.items).await?;
+                    return Ok(listed);
+                }
             }
             tokio::task::yield_now().await;
         }
         listed.next = Some(before.to_string());
+        self.once_durable(&listed.items).await?;
         Ok(listed)
     }
 
@@ -126,7 +132,7 @@ impl Ledger for EmbeddedStore {
             Some(cursor) => cursor
                 .split_once('-')
                 .and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)))
-                .unwrap_or((0, 0)),
+                .ok_or(StoreError::BadCursor)?,
             None => (u64::MAX, u64::MAX),
         };
         let mut listed = Listed::default();
@@ -144,16 +150,33 @@ impl Ledger for EmbeddedStore {
             }
             match next {
                 Some(next) => before = next,
-                None => return Ok(listed),
+                None => {
+                    self.once_durable(&listed.items).await?;
+                    return Ok(listed);
+                }
             }
             tokio::task::yield_now().await;
         }
         listed.next = Some(format!("{}-{}", before.0, before.1));
+        self.once_durable(&listed.items).await?;
         Ok(listed)
     }
 }
 
 impl EmbeddedStore {
+    /// Waits until a cancellation that is about to be told is durable: whoever is told of an end may act on it. Other ends are
+    /// read from their records, and so wait by themselves.
+    async fn once_durable(&self, told: &[Entry]) -> Result<(), StoreError> {
+        if told.iter().all(|record| record.state != Standing::Cancelled) {
+            return Ok(());
+        }
+        let on_its_way = {
+            let core = self.shared.core();
+            core.asked > core.durable
+        };
+        if on_its_way { self.shared.barrier().await } else { Ok(()) }
+    }
+
     /// Up to `most` dead letters that may meet the filter, latest death first, and where to go on if there may be more.
     async fn dead_before(
         &self,

@@ -598,9 +598,9 @@ impl Disk {
         newest_first: impl Iterator<Item = (u64, &'a Call)>,
         page: &Page,
         clock: &dyn Clock,
-    ) -> Listed {
+    ) -> Result<Listed, StoreError> {
         let before = match &page.cursor {
-            Some(cursor) => cursor.parse().unwrap_or(0),
+            Some(cursor) => cursor.parse().map_err(|_| StoreError::BadCursor)?,
             None => u64::MAX,
         };
         let mut found = newest_first.filter(|(place, _)| *place < before).peekable();
@@ -610,7 +610,7 @@ impl Disk {
             listed.items.push(call.record(clock));
             listed.next = found.peek().is_some().then(|| place.to_string());
         }
-        listed
+        Ok(listed)
     }
 }
 
@@ -999,7 +999,7 @@ impl Ledger for ReferenceStore {
     async fn list(&self, filter: &Filter, page: &Page) -> Result<Listed, StoreError> {
         let disk = self.open()?;
         let found = disk.calls.iter().rev().filter(|(_, call)| call.meets(filter, true));
-        Ok(Disk::page(found.map(|(number, call)| (*number, call)), page, &*self.clock))
+        Disk::page(found.map(|(number, call)| (*number, call)), page, &*self.clock)
     }
 
     async fn dead_letters(&self, filter: &Filter, page: &Page) -> Result<Listed, StoreError> {
@@ -1014,7 +1014,7 @@ impl Ledger for ReferenceStore {
             })
             .collect();
         dead.sort_unstable_by_key(|(nth, _)| std::cmp::Reverse(*nth));
-        Ok(Disk::page(dead.into_iter(), page, &*self.clock))
+        Disk::page(dead.into_iter(), page, &*self.clock)
     }
 }
 

@@ -172,9 +172,10 @@ fn store(error: &StoreError) -> (StatusCode, Option<u64>) {
         StoreError::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, None),
         StoreError::Rebuilding { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
         StoreError::Failed { .. } | StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
-        StoreError::Damaged { .. } | StoreError::NoBody | StoreError::NoSchedule(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, None)
-        }
+        StoreError::Damaged { .. }
+        | StoreError::NoBody
+        | StoreError::NoSchedule(_)
+        | StoreError::BadCursor => (StatusCode::INTERNAL_SERVER_ERROR, None),
     }
 }
 

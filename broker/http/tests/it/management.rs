@@ -114,11 +114,16 @@ async fn triggers_and_sources_are_listed() {
         broker.api(Method::POST, "/v1/sources/bus/resume", None).await,
         (200, json!({"name": "bus", "paused": false}))
     );
-    assert_eq!(*broker.sources.told.lock().unwrap(), ["pause", "resume"]);
+    assert_eq!(
+        broker.api(Method::POST, "/v1/sources/bus/reset-position", None).await,
+        (200, json!({"name": "bus", "partitions": 3}))
+    );
+    assert_eq!(*broker.sources.told.lock().unwrap(), ["pause", "resume", "reset"]);
     for (method, path) in [
         (Method::GET, "/v1/sources/other"),
         (Method::POST, "/v1/sources/other/pause"),
         (Method::POST, "/v1/sources/a%2Fb/resume"),
+        (Method::POST, "/v1/sources/other/reset-position"),
     ] {
         let (status, problem) = broker.api(method, path, None).await;
         assert_eq!((status, &problem["type"]), (404, &"/problems/source-not-found".into()), "{path}");
@@ -192,6 +197,58 @@ async fn what_is_not_known_is_refused_and_what_is_known_is_named() {
     let wrong = broker.request(Method::DELETE, "/v1/info").send().await.unwrap();
     assert_eq!((wrong.status().as_u16(), header(&wrong, "allow")), (405, Some("GET,HEAD")));
     assert_eq!(wrong.json::<Value>().await.unwrap()["type"], "/problems/method-not-allowed");
+
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn every_list_has_the_same_bounds() {
+    let broker = Broker::start().await;
+    for n in 0..3 {
+        broker.taken("/async-function/fail", &[], &format!("{n}")).await;
+    }
+    eventually(SOON, "dead letters", async || items(&broker.get("/v1/dead-letters").await.1).len() == 3)
+        .await;
+
+    for list in ["functions", "triggers", "sources", "schedules", "invocations", "dead-letters"] {
+        for wrong in [
+            "limit=0",
+            "limit=1001",
+            "limit=-1",
+            "limit=",
+            "limit=x",
+            "limit=99999999999999999999",
+            "cursor=",
+            "cursor=x",
+            "cursor=-1",
+            "cursor=99999999999999999999999",
+        ] {
+            let (status, problem) = broker.get(&format!("/v1/{list}?{wrong}")).await;
+            let parameter = wrong.split('=').next().unwrap();
+            assert_eq!(
+                (status, &problem["type"]),
+                (400, &"/problems/invalid-parameter".into()),
+                "{list} {wrong}"
+            );
+            assert!(problem["detail"].as_str().unwrap().starts_with(parameter), "{list} {wrong}: {problem}");
+        }
+        let (status, all) = broker.get(&format!("/v1/{list}?limit=1000")).await;
+        assert_eq!((status, &all["next"]), (200, &Value::Null), "{list}");
+        // Item by item it is the same list.
+        let (mut path, mut found) = (format!("/v1/{list}?limit=1"), Vec::new());
+        loop {
+            let (status, part) = broker.get(&path).await;
+            assert_eq!(status, 200, "{path}");
+            assert!(items(&part).len() <= 1, "{path}");
+            found.extend(items(&part).iter().cloned());
+            match part["next"].as_str() {
+                Some(next) => path = format!("/v1/{list}?limit=1&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(&found, items(&all), "{list}");
+        assert!(!found.is_empty() || list == "schedules", "{list}");
+    }
 
     broker.stop().await;
 }

@@ -16,7 +16,8 @@ const MIB: usize = 1024 * KIB;
 /// A function that answers this much, and a budget of so much for everything.
 async fn answering(length: usize, in_flight: usize) -> Broker {
     Broker::with(|plan| {
-        plan.functions = vec![Function::in_turn("large", [Answer::large(length as u64)]), Function::echo("echo")];
+        plan.functions =
+            vec![Function::in_turn("large", [Answer::large(length as u64)]), Function::echo("echo")];
         plan.engine.in_flight = in_flight as u64;
         plan.engine.response_limit = 64 * MIB as u64;
         plan.http.unread_timeout = Duration::from_millis(300);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_model::ledger::Refusing;
+use broker_model::ledger::{Filter, Page, Refusing};
 use broker_model::{InvocationId, InvocationQueue, Ledger, Reason, Settlement, State, StoreError};
 use broker_store_embedded::{EmbeddedStore, OpenError, Options, OsFiles, Recovered, Retention};
 use rand::rngs::StdRng;
@@ -112,6 +112,27 @@ async fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
         check(&store, &told, seed).await;
     }
     assert!(cuts > 70, "only {cuts} cuts came while the store worked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_end_is_told_that_is_not_on_disk() {
+    for by_id in [true, false] {
+        let (files, clock) = (SimFiles::new(), HandClock::new());
+        let (store, _) = open_sim(&files, small(), &clock);
+        let id = accept(&store, call("env", "x")).await;
+        files.fail_next_sync();
+
+        let mut cancelling = Box::pin(store.cancel(id));
+        let _ = futures::poll!(&mut cancelling);
+        let told = if by_id {
+            store.find(id).await.map(|found| found.unwrap().state)
+        } else {
+            let page = Page { limit: 1, cursor: None };
+            store.list(&Filter::default(), &page).await.map(|listed| listed.items[0].state)
+        };
+
+        assert!(matches!(told, Err(StoreError::Failed { .. })), "by id: {by_id}, {told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

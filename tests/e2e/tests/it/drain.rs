@@ -1,11 +1,14 @@
 //! Stopping: what runs is finished, the rest is given back, nothing is taken any more.
 
+use std::time::{Duration, Instant};
+
 use broker_demo_gateway::{Answer, DemoGateway, Function};
 use http::Method;
 use rustix::process::Signal;
+use testkit::servers::NatsServer;
 use testkit::time::eventually;
 
-use crate::broker::{SOON, Setup, attempt_of, held, send};
+use crate::broker::{SOON, SUBSCRIBER, Setup, attempt_of, held, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a19_sigterm_finishes_what_runs_refuses_what_comes_and_gives_back_the_rest() {
@@ -53,6 +56,43 @@ async fn a19_sigterm_finishes_what_runs_refuses_what_comes_and_gives_back_the_re
     assert_eq!(gateway.call_count("quick"), 1, "finished within the grace, not run again");
     assert_eq!(broker.invocation(later).await["state"], "waiting");
     send(broker.request(Method::POST, &format!("/v1/invocations/{stuck}/cancel"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_hangs_takes_a_part_of_the_grace_and_leaves_deliveries_the_rest() {
+    let mut nats = NatsServer::start().await;
+    let ((quick, let_quick_go), (stuck, let_stuck_go)) = (held("quick"), held("stuck"));
+    let event = Function::sink("event").annotation("topic", "orders.created");
+    let gateway = DemoGateway::start([quick, stuck, event]).await.unwrap();
+    let config = format!("sources: {{ bus: {{ nats: {{ url: {} }} }} }}", nats.url());
+    let mut broker = Setup::beside(&gateway).config(&config).set("shutdown.grace", "5s").start().await;
+    nats.subscribed(SUBSCRIBER, &["orders.created"]).await;
+    let quick = broker.accepted(broker.call("quick")).await;
+    let stuck = broker.accepted(broker.call("stuck")).await;
+    gateway.wait_for_calls("quick", 1, SOON).await.unwrap();
+    gateway.wait_for_calls("stuck", 1, SOON).await.unwrap();
+
+    // It takes what it is sent and says nothing any more, so that the source cannot take its leave.
+    nats.pause();
+    let began = Instant::now();
+    broker.signal(Signal::TERM);
+    broker.wait_for_line("did not stop in time", SOON);
+    let source_took = began.elapsed();
+    let_quick_go.add_permits(1);
+    let ended = broker.wait_for_line("deliveries have ended", SOON);
+
+    assert!(source_took >= Duration::from_secs(1), "a fifth of the grace: {source_took:?}");
+    assert!(ended.contains("\"released\":1"), "{ended}");
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(4900), "the rest of the grace was theirs: {took:?}");
+    assert_eq!(broker.wait(SOON).code(), Some(0));
+    nats.resume();
+    let_stuck_go.add_permits(2);
+    broker.come_back().await;
+    broker.wait_for_state(stuck, "completed").await;
+    assert_eq!(broker.invocation(quick).await["state"], "completed");
+    assert_eq!((gateway.call_count("quick"), gateway.call_count("stuck")), (1, 2));
+    broker.quiet().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -182,7 +182,8 @@ rules! {
             what_follows_outlives_a_kill_with_its_settlement
             a_settlement_under_way_at_a_kill_is_whole_or_absent
             a_dropped_settlement_is_whole_or_absent
-            a_settled_call_stays_settled_over_many_reopenings;
+            a_settled_call_stays_settled_over_many_reopenings
+            an_end_that_was_told_outlives_a_kill;
         waiting:
             a_retry_is_not_early
             waits_end_in_the_order_of_their_ends
@@ -229,6 +230,7 @@ rules! {
             pages_join_to_the_whole_list
             a_page_ends_where_the_list_ends
             a_cursor_holds_its_place_while_the_list_grows
+            a_cursor_that_no_list_gave_is_refused
             dead_letters_come_latest_death_first
             a_redriven_letter_leaves_the_list_and_returns_on_top
             lanes_say_how_they_stand

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker_model::ledger::{Filter, Page};
 use broker_model::queue::{Pausable, Settled};
 use broker_model::{
     Acceptance, Accepted, Body, BodyReader, Delivery, InvocationId, InvocationQueue, Lane, Ledger, Positions,
@@ -189,6 +190,13 @@ impl<E: Engine> Bench<E> {
             .await
             .expect("a healthy store answers")
             .unwrap_or_else(|| panic!("{id} is not found"))
+    }
+
+    /// How the latest accepted call stands, by the list.
+    pub(crate) async fn first_listed(&self) -> State {
+        let page = Page { limit: 1, cursor: None };
+        let listed = self.store.list(&Filter::default(), &page).await.expect("a healthy store lists");
+        listed.items.first().expect("something was accepted").state
     }
 
     pub(crate) async fn state(&self, id: InvocationId) -> State {

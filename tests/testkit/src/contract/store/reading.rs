@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker_model::ledger::{Filter, LaneStats, Page, Refusing};
-use broker_model::{Clock, InvocationId, InvocationQueue, Ledger, Reason, State, Totals};
+use broker_model::{Clock, InvocationId, InvocationQueue, Ledger, Reason, State, StoreError, Totals};
 
 use super::bench::{Bench, End, Engine};
 use super::calls::{self, lane};
@@ -131,6 +131,18 @@ pub(crate) async fn a_cursor_holds_its_place_while_the_list_grows<E: Engine>() {
         cursor = page.next;
     }
     assert_eq!(seen, old);
+}
+
+pub(crate) async fn a_cursor_that_no_list_gave_is_refused<E: Engine>() {
+    let bench = Bench::<E>::new().await;
+    bench.dead(&lane("a")).await;
+    for cursor in ["", "x", "-", "-1", "1-x", "99999999999999999999999", "1; drop"] {
+        let page = Page { limit: 4, cursor: Some(cursor.to_owned()) };
+        let listed = bench.store.list(&Filter::default(), &page).await;
+        assert!(matches!(listed, Err(StoreError::BadCursor)), "{cursor:?}: {listed:?}");
+        let dead = bench.store.dead_letters(&Filter::default(), &page).await;
+        assert!(matches!(dead, Err(StoreError::BadCursor)), "{cursor:?}: {dead:?}");
+    }
 }
 
 pub(crate) async fn dead_letters_come_latest_death_first<E: Engine>() {

@@ -331,6 +331,39 @@ pub(crate) async fn a_dropped_settlement_is_whole_or_absent<E: Engine>() {
     }
 }
 
+pub(crate) async fn an_end_that_was_told_outlives_a_kill<E: Engine>() {
+    let mut bench = Bench::<E>::new().await;
+    let lane = lane("a");
+    for ended in [State::Completed, State::Dead, State::Cancelled] {
+        for by_id in [true, false] {
+            let delivery = bench.delivering(&lane).await;
+            let (id, store) = (delivery.lease.id, bench.store.clone());
+            let mut ending = async {
+                match ended {
+                    State::Completed => drop(store.settle(delivery.lease, calls::completed()).await),
+                    State::Dead => drop(store.settle(delivery.lease, calls::dead()).await),
+                    _ => drop(store.cancel(id).await),
+                }
+            }
+            .fuse()
+            .boxed();
+            // It is begun, and may or may not be durable.
+            let _ = futures::poll!(&mut ending);
+            let told = if by_id { bench.find(id).await.state } else { bench.first_listed().await };
+            drop(ending);
+            drop(store);
+
+            bench = bench.reopen(End::Killed).await;
+
+            if told == ended {
+                assert_eq!(bench.state(id).await, ended, "it was told, by id: {by_id}, and undone by a kill");
+            } else {
+                bench.store.cancel(id).await.expect("a healthy store cancels");
+            }
+        }
+    }
+}
+
 pub(crate) async fn a_settled_call_stays_settled_over_many_reopenings<E: Engine>() {
     let mut bench = Bench::<E>::new().await;
     let later = broker_model::Clock::now(&*bench.clock) + Duration::from_secs(365 * 24 * 3600);
