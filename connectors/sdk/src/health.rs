@@ -70,6 +70,13 @@ impl Health {
         self.board.change(|seen, now| seen.last_event_at = Some(now.wall));
     }
 
+    /// A message came that nobody asked for, from an upstream that cannot be told what is wanted. It goes no further.
+    pub fn unwanted(&self, topic: &Topic) {
+        self.received(1);
+        self.board.counts.unmatched.fetch_add(1, Ordering::Relaxed);
+        self.board.change(|seen, _| seen.unmatched.count(topic.as_str()));
+    }
+
     /// Messages were not taken and are given back. [`crate::AckWindow`] says it itself.
     pub fn refused(&self, messages: u64) {
         self.board.counts.refused.fetch_add(messages, Ordering::Relaxed);
@@ -408,6 +415,16 @@ pub(crate) mod tests {
         let status = status(&board);
         assert_eq!((status.counts.unmatched, status.counts.duplicate, status.counts.quarantined), (1, 1, 1));
         assert_eq!(status.counts.accepted, 0);
+        assert_eq!(status.unmatched_topics, [("orders".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_shown_with_its_topic() {
+        let (_, board) = board();
+        board.health().unwanted(&Topic::parse("orders").unwrap());
+
+        let status = status(&board);
+        assert_eq!((status.counts.received, status.counts.unmatched), (1, 1));
         assert_eq!(status.unmatched_topics, [("orders".to_owned(), 1)]);
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
 //! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
-//! [`retries`], [`tls`], [`secret`], [`byte_size`], [`sns`]; [`schedules`] is for one kind alone.
+//! [`retries`], [`tls`], [`secret`], [`byte_size`], [`sns`]; `receiver`, a cargo feature, is for sources that listen, and
+//! [`schedules`] for one kind alone.
 
 pub mod byte_size;
 pub mod common;
@@ -22,6 +23,8 @@ pub mod form;
 pub mod header_policy;
 pub mod health;
 mod positions;
+#[cfg(feature = "receiver")]
+pub mod receiver;
 pub mod retries;
 pub mod schedules;
 pub mod secret;

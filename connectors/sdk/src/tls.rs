@@ -143,7 +143,7 @@ impl Tls {
     }
 }
 
-fn certificates_in(key: &str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+pub(crate) fn certificates_in(key: &str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceError> {
     let what = || format!("{path:?} holds no certificate");
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
@@ -154,11 +154,11 @@ fn certificates_in(key: &str, path: &Path, pem: &[u8]) -> Result<Vec<Certificate
     Ok(certificates)
 }
 
-async fn read(key: &str, path: &Path) -> Result<Vec<u8>, SourceError> {
+pub(crate) async fn read(key: &str, path: &Path) -> Result<Vec<u8>, SourceError> {
     tokio::fs::read(path).await.map_err(|cause| unusable(key, format!("cannot read {path:?}"), cause))
 }
 
-fn unusable(key: &str, what: String, cause: impl Into<Cause>) -> SourceError {
+pub(crate) fn unusable(key: &str, what: String, cause: impl Into<Cause>) -> SourceError {
     SourceError::Unusable { key: key.to_owned(), what, cause: Some(cause.into()) }
 }
 
