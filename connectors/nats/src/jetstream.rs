@@ -254,7 +254,7 @@ impl Session {
             Event::Connected => {
                 self.up = true;
                 // The server forgot what was asked for on the connection before.
-                self.pulls.forget();
+                self.pulls.begin_anew();
                 self.tend();
             }
             Event::Disconnected => {
@@ -395,7 +395,7 @@ impl Session {
         let limits = self.source.settings.common.in_flight;
         let most = limits.messages.get();
         let room = Room {
-            messages: (self.window.room().min(most.saturating_sub(self.acks.len())), most),
+            messages: self.window.room().min(most.saturating_sub(self.acks.len())),
             bytes: (limits.bytes.bytes().saturating_sub(self.held.bytes()), limits.bytes.bytes()),
             empty: self.held.is_empty(),
         };

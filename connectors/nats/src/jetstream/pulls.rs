@@ -12,14 +12,19 @@ const STANDS: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After how long without a word it is forgotten: two heartbeats and a half.
 const SILENCE: Duration = Duration::from_millis(12_500);
-/// A share of the window that is worth a request.
-const WORTH: usize = 4;
+/// The share of the window's bytes that is worth a request.
+const WORTH: u64 = 16;
 
 /// The requests for messages: one at a time, for no more than there is room for.
-#[derive(Debug, Default)]
+///
+/// On a new connection the first is for one message, and each that came whole doubles the next. What breaks the connection
+/// (a message that the client cannot read) takes with it what came behind it: this way it soon comes alone.
+#[derive(Debug)]
 pub(crate) struct Pulls {
     last: u64,
     open: Option<Pull>,
+    /// The most to ask for at once.
+    most: usize,
     /// The next message is larger than what the last request had room for: it is asked for alone.
     large: bool,
 }
@@ -34,8 +39,7 @@ struct Pull {
 /// What there is room for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
-    /// Messages, now and at most.
-    pub(crate) messages: (usize, usize),
+    pub(crate) messages: usize,
     /// Bytes, now and at most.
     pub(crate) bytes: (u64, u64),
     /// Nothing is held.
@@ -59,16 +63,21 @@ pub(crate) enum Word {
     Look(String),
 }
 
+impl Default for Pulls {
+    fn default() -> Self {
+        Pulls { last: 0, open: None, most: 1, large: false }
+    }
+}
+
 impl Pulls {
     /// The request to send now, where there is room that is worth one.
     pub(crate) fn ask(&mut self, room: Room, now: Instant) -> Option<Asking> {
-        let (messages, most) = room.messages;
-        let (bytes, most_bytes) = room.bytes;
-        let worth = messages * WORTH >= most && bytes.saturating_mul(WORTH as u64) >= most_bytes;
-        if self.open.is_some() || messages == 0 || !(room.empty || (worth && !self.large)) {
+        let Room { messages, bytes: (bytes, most), empty } = room;
+        let worth = bytes.saturating_mul(WORTH) >= most && !self.large;
+        if self.open.is_some() || messages == 0 || !(empty || worth) {
             return None;
         }
-        let batch = if self.large { 1 } else { messages };
+        let batch = if self.large { 1 } else { messages.min(self.most) };
         let mut request = json!({
             "batch": batch,
             "expires": STANDS.as_nanos() as u64,
@@ -91,6 +100,7 @@ impl Pulls {
             open.left = open.left.saturating_sub(1);
             if open.left == 0 {
                 self.open = None;
+                self.most = self.most.saturating_mul(2);
             }
         }
     }
@@ -130,6 +140,11 @@ impl Pulls {
     pub(crate) fn forget(&mut self) {
         self.open = None;
     }
+
+    /// There is a new connection.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = Pulls { last: self.last, ..Pulls::default() };
+    }
 }
 
 /// The number of the request that a word is about, from the end of the subject it came to.
@@ -156,11 +171,16 @@ mod tests {
     use super::*;
 
     fn room(messages: usize, bytes: u64) -> Room {
-        Room { messages: (messages, 8), bytes: (bytes, 1000), empty: messages == 8 }
+        Room { messages, bytes: (bytes, 1600), empty: messages == 8 }
     }
 
     fn status(code: u16) -> StatusCode {
         StatusCode::try_from(code).unwrap()
+    }
+
+    /// On a connection that has proved itself.
+    fn proven() -> Pulls {
+        Pulls { most: usize::MAX, ..Pulls::default() }
     }
 
     fn asked(pulls: &mut Pulls, room: Room) -> Option<serde_json::Value> {
@@ -169,7 +189,7 @@ mod tests {
 
     #[test]
     fn no_more_is_asked_for_than_there_is_room_for_and_one_request_at_a_time() {
-        let (mut pulls, now) = (Pulls::default(), Instant::now());
+        let (mut pulls, now) = (proven(), Instant::now());
         let request = asked(&mut pulls, room(2, 300)).unwrap();
         assert_eq!((&request["batch"], &request["max_bytes"]), (&2.into(), &300.into()));
         assert_eq!(asked(&mut pulls, room(8, 1000)), None, "one stands");
@@ -181,18 +201,17 @@ mod tests {
     }
 
     #[test]
-    fn a_little_room_is_worth_no_request() {
-        let mut pulls = Pulls::default();
+    fn a_few_bytes_are_worth_no_request() {
+        let mut pulls = proven();
 
-        assert_eq!(asked(&mut pulls, room(0, 1000)), None);
-        assert_eq!(asked(&mut pulls, room(1, 1000)), None);
-        assert_eq!(asked(&mut pulls, room(4, 100)), None);
-        assert!(asked(&mut pulls, room(2, 250)).is_some());
+        assert_eq!(asked(&mut pulls, room(0, 1600)), None);
+        assert_eq!(asked(&mut pulls, room(4, 99)), None);
+        assert!(asked(&mut pulls, room(1, 100)).is_some());
     }
 
     #[test]
     fn a_message_too_large_for_the_room_comes_alone_once_nothing_is_held() {
-        let (mut pulls, now) = (Pulls::default(), Instant::now());
+        let (mut pulls, now) = (proven(), Instant::now());
         asked(&mut pulls, room(4, 300));
         assert_eq!(pulls.heard(1, status(409), Some("Message Size Exceeds MaxBytes"), now), Word::Usual);
         assert_eq!(asked(&mut pulls, room(4, 900)), None, "it waits for all of the room");
@@ -212,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_words_of_a_server_are_understood() {
-        let (mut pulls, now) = (Pulls::default(), Instant::now());
+        let (mut pulls, now) = (proven(), Instant::now());
         for (code, text, word) in [
             (408, "Request Timeout", Word::Usual),
             (404, "No Messages", Word::Usual),
@@ -230,8 +249,26 @@ mod tests {
     }
 
     #[test]
-    fn silence_has_an_end_and_each_word_puts_it_off() {
+    fn a_new_connection_is_trusted_step_by_step() {
         let (mut pulls, now) = (Pulls::default(), Instant::now());
+        let mut batches = || {
+            let mut batches = Vec::new();
+            for _ in 0..4 {
+                let batch = asked(&mut pulls, room(8, 1000)).unwrap()["batch"].as_u64().unwrap();
+                (0..batch).for_each(|_| pulls.came(now));
+                batches.push(batch);
+            }
+            pulls.begin_anew();
+            batches
+        };
+
+        assert_eq!(batches(), [1, 2, 4, 8]);
+        assert_eq!(batches(), [1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn silence_has_an_end_and_each_word_puts_it_off() {
+        let (mut pulls, now) = (proven(), Instant::now());
         pulls.ask(room(8, 1000), now);
         assert_eq!(pulls.until(), Some(now + SILENCE));
 

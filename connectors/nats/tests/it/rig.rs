@@ -174,10 +174,6 @@ impl Rig {
         self.taken().iter().map(|event| event.topic.as_str().to_owned()).collect()
     }
 
-    pub(crate) fn tell_to_stop(&self) {
-        self.stop.cancel();
-    }
-
     /// Stops it; it must stop without an error.
     pub(crate) async fn stopped(self) -> Vec<Event> {
         self.stop.cancel();

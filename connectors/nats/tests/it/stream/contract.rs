@@ -143,5 +143,20 @@ mod current {
 }
 
 mod oldest {
-    testkit::source_contract!(super::StreamUpstream<true>);
+    // What an old server could do in another way. The rest is ours alone.
+    testkit::source_contract! { super::StreamUpstream<true>:
+        delivers_bodies_and_headers_exactly
+        takes_only_the_topics_it_is_told
+        follows_what_functions_ask_for
+        acknowledges_only_after_the_receipt
+        offers_again_what_was_refused
+        pushes_back_while_the_sink_hangs
+        survives_restarts_of_its_upstream_under_load
+        survives_cut_connections
+        hands_over_what_it_holds_when_it_stops
+        leaves_its_upstream_while_it_is_held
+        repeats_nothing_already_received
+        is_given_again_what_it_held_when_it_was_cut_off
+        shares_the_work_between_replicas
+    }
 }

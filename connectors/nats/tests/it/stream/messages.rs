@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
 use serde_json::json;
 use testkit::servers::NatsRelease;
 use testkit::time::eventually;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::rig::{BOTH, CONSUMER, consumer, publish, server_with_stream, settings};
@@ -110,23 +111,32 @@ async fn a_message_larger_than_the_window_comes_alone() {
 async fn a_stop_gives_back_at_once_what_was_not_begun() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
-        // An hour: whatever comes before was given back.
-        let more = json!({"in_flight": {"messages": 16, "bytes": "1KiB"}, "jetstream": {"ack_wait": "1h"}});
-        let rig = Rig::connected(settings(&server, more.clone())).await;
-        rig.hang(true);
-        for n in 0..16 {
-            publish(&context, "orders.a", &n.to_string()).await;
+        for n in 0..1_500 {
+            context.publish("orders.a", n.to_string().into()).await.unwrap();
         }
-        consumer(&context, CONSUMER).is("waited for", |info| info.num_ack_pending > 0).await;
-        rig.tell_to_stop();
-        consumer(&context, CONSUMER).hands_out(&[]).await;
-        rig.hang(false);
+        stream_has(&context, 1_500).await;
+        // An hour: whatever comes before was given back.
+        let more = json!({"jetstream": {"ack_wait": "1h"}});
+        let rig = Rig::start(settings(&server, more.clone()));
+        // In the middle of it: much is on its way to us.
+        while rig.taken().is_empty() {
+            tokio::task::yield_now().await;
+        }
         let first = rig.stopped().await.len();
+        assert!(first < 1_500, "it was told to stop in the middle");
 
         let other = Rig::connected(settings(&server, more)).await;
-        eventually(PATIENCE, "the rest", async || first + other.taken().len() >= 16).await;
-        assert_eq!(first + other.stopped().await.len(), 16, "none twice");
+        eventually(PATIENCE, "the rest", async || first + other.taken().len() >= 1_500).await;
+        assert_eq!(first + other.stopped().await.len(), 1_500, "none twice");
     }
+}
+
+/// Waits until the stream has so many messages.
+async fn stream_has(context: &Context, messages: u64) {
+    eventually(PATIENCE, "the stream to have them", async || {
+        context.get_stream("ORDERS").await.unwrap().cached_info().state.messages == messages
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -153,11 +163,12 @@ async fn what_one_replica_refuses_another_takes() {
 #[tokio::test]
 async fn a_broker_that_takes_nothing_does_not_turn_the_stream_over() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
-    let rig = Rig::connected(settings(&server, json!({"in_flight": {"messages": 16}}))).await;
-    rig.refuse();
-    for n in 0..200 {
-        publish(&context, "orders.a", &n.to_string()).await;
+    for n in 0..2_000 {
+        context.publish("orders.a", n.to_string().into()).await.unwrap();
     }
+    stream_has(&context, 2_000).await;
+    let rig = Rig::start(settings(&server, json!({"in_flight": {"messages": 16}})));
+    rig.refuse();
     let began = Instant::now();
     eventually(PATIENCE, "refusals", async || rig.status().counts.refused > 0).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -202,4 +213,27 @@ async fn a_mirror_has_the_subjects_of_its_origin() {
         rig.has_taken(&["1"]).await;
         assert_eq!(rig.stopped().await[0].headers.text("x-nats-stream"), Some("COPY"));
     }
+}
+
+#[tokio::test]
+async fn a_message_the_client_cannot_read_holds_up_no_other() {
+    let (server, context) = server_with_stream(NatsRelease::Current).await;
+    publish(&context, "orders.a", "1").await;
+    // No client publishes such a header, but the protocol can.
+    let mut raw = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let headers = b"NATS/1.0\r\nOdd: \xff\xfe\r\n\r\n";
+    let mut said = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    said.extend(format!("HPUB orders.a {} {}\r\n", headers.len(), headers.len() + 1).bytes());
+    said.extend([&headers[..], b"x\r\nPING\r\n"].concat());
+    raw.write_all(&said).await.unwrap();
+    stream_has(&context, 2).await;
+    publish(&context, "orders.a", "2").await;
+
+    let rig = Rig::connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
+    rig.has_taken(&["1", "2"]).await;
+    publish(&context, "orders.a", "3").await;
+    rig.has_taken(&["1", "2", "3"]).await;
+    let (_, what) = rig.status().last_error.unwrap();
+    println!("the source says: {what}");
+    rig.stopped().await;
 }

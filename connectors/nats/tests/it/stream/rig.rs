@@ -88,6 +88,14 @@ impl ConsumerOf<'_> {
         }
     }
 
+    /// Deletes it. A server may stumble over files that it is writing just then, and has deleted it nevertheless.
+    pub(crate) async fn delete(&self) {
+        let stream = self.context.get_stream_no_info(STREAM).await.unwrap();
+        if let Err(error) = stream.delete_consumer(self.name).await {
+            assert!(error.to_string().contains("directory not empty"), "{error}");
+        }
+    }
+
     /// Waits until somebody waits for messages of these subjects and no other; of none: until nobody waits.
     pub(crate) async fn hands_out(&self, subjects: &[String]) {
         let began = Instant::now();
