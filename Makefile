@@ -24,10 +24,15 @@ lint: ## formatting, lints, documentation warnings
 quick: ## the rules only, in seconds
 	cargo test --locked
 
-soak: ## the crash test for hours (SOAK_ROUNDS, default 2000)
+soak: ## kills, then sources and contracts in their long form (SOAK_ROUNDS, 2000; SOAK_MINUTES, 120)
 	@tests/prepare test
 	cargo build --locked -p broker-server
-	EVOKE_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} cargo test --locked -p e2e --test it -- --nocapture crash
+	EVOKE_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} cargo test --locked -p e2e --test it -- --nocapture crash::
+	until=$$(($$(date +%s) + 60 * $${SOAK_MINUTES:-120})); round=0; \
+	while [ $$round = 0 ] || [ $$(date +%s) -lt $$until ]; do \
+		round=$$((round + 1)); echo "soak: round $$round of sources and contracts"; \
+		EVOKE_SOAK=1 cargo test --locked --workspace --test it -- contract:: sources::; \
+	done
 
 bench: ## the figures, each beside its limit (JSON and a Markdown table in target/bench)
 	@tests/prepare test

@@ -6,13 +6,14 @@ use anyhow::Context;
 
 use crate::configuration::Places;
 
-/// Reports every problem; with `online`, asks the gateway for its functions as the broker would.
+/// Reports every problem; with `online`, asks the gateway for its functions as the broker would. `quiet` leaves what is no
+/// result unsaid.
 ///
 /// # Errors
 /// The problems, or what the gateway said.
-pub(crate) fn run(places: Places, online: bool) -> anyhow::Result<()> {
+pub(crate) fn run(places: Places, online: bool, quiet: bool) -> anyhow::Result<()> {
     let loaded = places.read()?;
-    for note in &loaded.notes {
+    for note in loaded.notes.iter().filter(|_| !quiet) {
         eprintln!("note: environment variable {} has no effect: {}", note.variable, note.why);
     }
     if online {
@@ -26,7 +27,9 @@ pub(crate) fn run(places: Places, online: bool) -> anyhow::Result<()> {
             .with_context(|| format!("cannot list the functions of {}", loaded.config.gateway.url))?;
         println!("{} lists {listed} functions", loaded.config.gateway.url);
     }
-    println!("the configuration is good");
+    if !quiet {
+        println!("the configuration is good");
+    }
     Ok(())
 }
 

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Serve(from) => serve::run(Places::new(file.as_deref(), &from)),
         Command::Demo(demo) => demo::run(file.as_deref(), demo),
         Command::Check { configuration, online } => {
-            check::run(Places::new(file.as_deref(), &configuration), online)
+            check::run(Places::new(file.as_deref(), &configuration), online, arguments.global.quiet)
         }
         Command::Config { what: ConfigCommand::Show(from) } => {
             check::show(&Places::new(file.as_deref(), &from))

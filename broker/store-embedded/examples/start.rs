@@ -1,9 +1,11 @@
-//! How long a start takes and how much it reads, with summaries and without.
+//! How long a start takes, how much it reads, and what it holds, with summaries and index and without.
 //!
 //! ```sh
-//! cargo run --release -p broker-store-embedded --example start -- 1024   # MiB of journal
+//! cargo run --release -p broker-store-embedded --example start -- 1024              # MiB of journal
+//! cargo run --release -p broker-store-embedded --example start -- letters 1000000   # dead letters
 //! ```
-//! Every second call is completed, bodies are 1 KiB. Prints a table, and what the process holds at its peak while it fills.
+//! Of a journal every second call is completed, bodies are 1 KiB; dead letters have 100 bytes. Prints a table, and what the
+//! process holds at its peak while it fills. Each start with dead letters is a process of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use broker_model::invocation::FunctionCall;
 use broker_model::{
     Acceptance, Answer, Attempt, Body, CallId, Clock, Draft, FunctionName, Headers, InvocationQueue, Lane,
-    LaneTarget, Origin, Outcome, QueueName, Settlement, Target, Timestamp,
+    LaneTarget, Origin, Outcome, QueueName, Reason, Settlement, Target, Timestamp,
 };
 use broker_store_embedded::{EmbeddedStore, Options, OsFiles, Recovered};
 
@@ -73,6 +75,69 @@ async fn swept(store: &EmbeddedStore) {
 
 #[tokio::main]
 async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["letters", count] => letters(count.parse().expect("a number")).await,
+        ["open", dir] => open_and_settle(Path::new(dir)).await,
+        _ => journal().await,
+    }
+}
+
+/// Fills a store with dead letters and starts it in processes of their own.
+async fn letters(count: usize) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let function = FunctionName::parse("echo", "openfaas-fn").expect("a name");
+    let (store, _) = opened(dir.path());
+    for n in (0..count).step_by(1024) {
+        let buried = (n..(n + 1024).min(count)).map(|n| {
+            let letter = Acceptance { body: Body::Inline(vec![n as u8; 100].into()), ..call(&function, n) };
+            store.bury(letter, Reason::Undecodable, "it cannot be read")
+        });
+        for buried in futures::future::join_all(buried).await {
+            buried.expect("it is buried");
+        }
+    }
+    println!("{count} dead letters, {} MiB of memory at the peak", peak_mib());
+    swept(&store).await;
+    store.close().await.expect("it closes");
+    drop(store);
+    println!(
+        "| start with | index kept | MiB read | ms to open | MiB held at the peak until all is settled |"
+    );
+    println!("|---|---|---|---|---|");
+    for (what, missing) in [
+        ("summaries and index", &[][..]),
+        ("summaries", &["index"]),
+        ("index", &["summaries"]),
+        ("neither", &["index", "summaries"]),
+    ] {
+        for missing in missing {
+            let path = dir.path().join(missing);
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            removed.expect("it is there");
+        }
+        let this = std::env::current_exe().expect("a running program");
+        let said = std::process::Command::new(this).arg("open").arg(dir.path()).output().expect("it runs");
+        println!("| {what} | {} |", String::from_utf8_lossy(&said.stdout).trim());
+    }
+}
+
+/// Opens a store, waits until what it does beside is done, closes it, and says what that took.
+async fn open_and_settle(dir: &Path) {
+    let (store, found) = opened(dir);
+    swept(&store).await;
+    store.close().await.expect("it closes");
+    println!(
+        "{} | {} | {} | {}",
+        found.index_kept,
+        found.bytes_read >> 20,
+        found.took.as_millis(),
+        peak_mib()
+    );
+}
+
+async fn journal() {
     let mib: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(256);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let function = FunctionName::parse("echo", "openfaas-fn").expect("a name");

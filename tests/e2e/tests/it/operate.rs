@@ -463,3 +463,59 @@ async fn a_call_that_settles_is_one_line_without_bodies_or_header_values() {
     let all = broker.log().join("\n");
     assert!(!all.contains("s3cret") && !all.contains("hidden words"), "{all}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quiet_leaves_the_results_of_every_command_and_nothing_beside_them() {
+    let event = Function::sink("event").annotation("topic", "orders.created");
+    let gateway =
+        DemoGateway::start([Function::echo("env"), Function::fail("fail", 400), event]).await.unwrap();
+    let broker = Setup::beside(&gateway).start().await;
+    let mut dead = Vec::new();
+    for _ in 0..3 {
+        let id = broker.accepted(broker.call("fail").body("x")).await;
+        broker.wait_for_state(id, "dead").await;
+        dead.push(id.to_string());
+    }
+    let waits = broker.accepted(broker.call("env").header("Evoke-Delay", "1h")).await.to_string();
+    let file = broker.setup().config_file();
+    let file = file.to_str().unwrap();
+
+    // Whether there is a result to print, and what says it.
+    for (result, line) in [
+        (true, "info"),
+        (true, "functions list --limit 1"),
+        (true, "functions show env"),
+        (true, "functions pause event"),
+        (true, "functions resume event"),
+        (true, "triggers list"),
+        (false, "sources list"),
+        (false, "schedules list"),
+        (true, "invoke env --data x"),
+        (true, "invoke env --data x --wait 30s"),
+        (true, "invoke nobody --data x --wait 1s"),
+        (true, "publish orders.created --data x"),
+        (false, "publish nobody.wants --data x"),
+        (true, "invocations list --limit 1"),
+        (true, &format!("invocations show {waits}")),
+        (true, &format!("invocations body {}", dead[0])),
+        (true, &format!("invocations cancel {waits}")),
+        (true, "dead-letters list --limit 1"),
+        (false, "dead-letters list --function env"),
+        (true, &format!("dead-letters show {}", dead[0])),
+        (true, &format!("dead-letters body {}", dead[0])),
+        (true, &format!("dead-letters redrive {}", dead[1])),
+        (true, "dead-letters redrive --function fail --dry-run"),
+        (false, &format!("dead-letters remove {} --yes", dead[2])),
+        (false, &format!("check --config {file}")),
+        (true, &format!("config show --config {file}")),
+        (true, "config reference"),
+        (true, "completions bash"),
+    ] {
+        let line: Vec<&str> = ["--quiet"].into_iter().chain(line.split(' ')).collect();
+
+        let said = broker.evoke(&line).await;
+
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{line:?}: {said:?}");
+        assert_eq!(!said.out.is_empty(), result, "{line:?}: {said:?}");
+    }
+}
