@@ -10,6 +10,7 @@
 
 mod jetstream;
 mod kafka;
+mod mqtt;
 mod nats;
 mod rabbitmq;
 
@@ -19,6 +20,7 @@ use bytes::Bytes;
 
 pub use jetstream::JetStream;
 pub use kafka::Kafka;
+pub use mqtt::Mqtt;
 pub use nats::Nats;
 pub use rabbitmq::Rabbitmq;
 

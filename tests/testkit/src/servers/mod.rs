@@ -45,7 +45,7 @@ pub use certificates::Certificates;
 pub use elasticmq::{ElasticMq, ElasticMqConfig};
 pub use kafka::{Kafka, KafkaConfig};
 pub use minio::{Minio, MinioConfig};
-pub use mosquitto::{Mosquitto, MosquittoConfig};
+pub use mosquitto::{Mosquitto, MosquittoConfig, MosquittoSecure};
 pub use nats::{NatsConfig, NatsRelease, NatsServer};
 pub use port::Port;
 pub use rabbitmq::{RabbitMq, RabbitMqConfig};
