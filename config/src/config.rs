@@ -26,7 +26,8 @@ section! {
         /// How functions are called, and called again. A function's annotations override these defaults.
         pub delivery: Delivery,
         /// Where events come from: `sources.<name>.<kind>`, with the settings of that kind of source. `paused: true` beside
-        /// the kind holds a source; with SIGHUP also one that runs.
+        /// the kind holds a source; with SIGHUP also one that runs. It is held while this or an operator (`evoke sources pause`)
+        /// holds it: `resume` lifts the operator's word, and this one here.
         ///
         /// Every kind takes `topics`: a list, or `from-functions` (the default) for exactly what functions ask for.
         ///

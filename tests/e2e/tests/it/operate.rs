@@ -519,3 +519,44 @@ async fn quiet_leaves_the_results_of_every_command_and_nothing_beside_them() {
         assert_eq!(!said.out.is_empty(), result, "{line:?}: {said:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_held_while_its_configuration_or_an_operator_holds_it() {
+    let nats = NatsServer::start().await;
+    let event = Function::sink("event").annotation("topic", "orders.created");
+    let gateway = DemoGateway::start([event]).await.unwrap();
+    let config = |paused: bool| {
+        format!("sources: {{ bus: {{ nats: {{ url: {} }}, paused: {paused} }} }}\n", nats.url())
+    };
+    let broker = Setup::beside(&gateway).config(&config(true)).start().await;
+    let file = broker.setup().config_file();
+    let state = async || broker.get("/v1/sources/bus").await["state"].take();
+    let becomes = async |wanted: &str| {
+        eventually(SOON, wanted, async || {
+            let seen = state().await;
+            if seen == wanted { Ok(()) } else { Err(seen.to_string()) }
+        })
+        .await;
+    };
+    becomes("paused").await;
+
+    // The operator's word is lifted; the configuration's is not theirs.
+    assert_eq!(broker.evoke(&["sources", "pause", "bus"]).await.code, 0);
+    std::fs::write(&file, config(false)).unwrap();
+    reload(&broker, "configuration read again").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(state().await, "paused", "the operator holds it still");
+    assert_eq!(broker.evoke(&["sources", "resume", "bus"]).await.code, 0);
+    becomes("connected").await;
+
+    std::fs::write(&file, config(true)).unwrap();
+    reload(&broker, "configuration read again").await;
+    becomes("paused").await;
+    let resumed = broker.evoke(&["sources", "resume", "bus"]).await;
+    assert_eq!(resumed.code, 0, "{resumed:?}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(state().await, "paused", "the configuration holds it still");
+    std::fs::write(&file, config(false)).unwrap();
+    reload(&broker, "configuration read again").await;
+    becomes("connected").await;
+}
