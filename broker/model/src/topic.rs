@@ -3,6 +3,7 @@
 //! A topic is matched literally unless a pattern was asked for, and a pattern's wildcards are those of the source
 //! the event came from: `*` is a letter in a Kafka topic and a wildcard in a NATS subject.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,13 +60,16 @@ pub enum Wildcards {
     Mqtt,
     /// Words between dots; `*` is one word, `#` any number, none included.
     Amqp,
+    /// What happened in a bucket: a topic is `bucket:s3:ObjectCreated:Put/key`. A name may leave out the event or the key or
+    /// both, which then may be any; within each part `*` is any run of characters.
+    S3,
 }
 
 impl Wildcards {
     /// Whether `text` holds a wildcard of this grammar.
     pub fn any_in(self, text: &str) -> bool {
         match self {
-            Wildcards::Glob => text.contains('*'),
+            Wildcards::Glob | Wildcards::S3 => text.contains('*'),
             Wildcards::Nats => text.split('.').any(|token| token == "*" || token == ">"),
             Wildcards::Mqtt => text.split('/').any(|level| level == "+" || level == "#"),
             Wildcards::Amqp => text.split('.').any(|word| word == "*" || word == "#"),
@@ -87,7 +91,56 @@ impl Wildcards {
             Wildcards::Amqp => {
                 tokens(pattern, topic, '.', "*", Rest { sign: "#", meets_none: true, last_only: false })
             }
+            Wildcards::S3 => {
+                let (pattern, topic) = (S3Name::of(pattern), S3Name::of(topic));
+                let meets = |pattern: Option<&str>, part: Option<&str>| {
+                    pattern.is_none_or(|pattern| {
+                        part.is_some_and(|part| glob(pattern.as_bytes(), part.as_bytes()))
+                    })
+                };
+                meets(Some(pattern.bucket), Some(topic.bucket))
+                    && meets(pattern.event, topic.event)
+                    && meets(pattern.key, topic.key)
+            }
         }
+    }
+
+    /// The whole names an event of `topic` has, by each of which a function may ask for it without a pattern: the topic
+    /// itself, and in a bucket also what leaves parts of it out. `s3:ObjectCreated:*` is a name there: S3's own for a group
+    /// of events.
+    pub fn names(self, topic: &str) -> Vec<Cow<'_, str>> {
+        let mut names = vec![Cow::Borrowed(topic)];
+        if self == Wildcards::S3 {
+            let S3Name { bucket, event, key } = S3Name::of(topic);
+            let groups = event.into_iter().flat_map(|event| {
+                let groups = event.match_indices(':').map(|(at, _)| format!("{bucket}:{}:*", &event[..at]));
+                groups.chain([format!("{bucket}:{event}")])
+            });
+            let heads: Vec<String> = std::iter::once(bucket.to_owned()).chain(groups).collect();
+            if let Some(key) = key {
+                names.extend(heads.iter().map(|head| Cow::Owned(format!("{head}/{key}"))));
+            }
+            names.extend(heads.into_iter().map(Cow::Owned));
+            names.sort_unstable();
+            names.dedup();
+        }
+        names
+    }
+}
+
+/// A topic of [`Wildcards::S3`], or a name that leaves parts of one out.
+struct S3Name<'a> {
+    bucket: &'a str,
+    event: Option<&'a str>,
+    key: Option<&'a str>,
+}
+
+impl<'a> S3Name<'a> {
+    /// Unambiguous: a bucket holds neither `:` nor `/`, an event no `/`.
+    fn of(text: &'a str) -> Self {
+        let (head, key) = text.split_once('/').map_or((text, None), |(head, key)| (head, Some(key)));
+        let (bucket, event) = head.split_once(':').map_or((head, None), |(b, event)| (b, Some(event)));
+        S3Name { bucket, event, key }
     }
 }
 
@@ -188,7 +241,11 @@ impl TopicPattern {
     /// Whether an event of `topic` from `source`, whose upstream uses `wildcards`, is wanted.
     pub fn matches(&self, source: &SourceName, wildcards: Wildcards, topic: &Topic) -> bool {
         self.source.as_ref().is_none_or(|only| only == source)
-            && if self.exact { *self.text == *topic.0 } else { wildcards.matches(&self.text, &topic.0) }
+            && if self.exact {
+                wildcards.names(&topic.0).iter().any(|name| *name == *self.text)
+            } else {
+                wildcards.matches(&self.text, &topic.0)
+            }
     }
 }
 
@@ -251,6 +308,52 @@ mod tests {
     }
 
     #[test]
+    fn names_in_a_bucket_may_leave_out_event_and_key() {
+        let put = "photos:s3:ObjectCreated:Put/in/a.jpg";
+        for pattern in [
+            "photos",
+            "photos:s3:ObjectCreated:Put",
+            "photos:s3:ObjectCreated:*",
+            "photos:s3:*",
+            "photos/in/*",
+            "photos/*.jpg",
+            "photos:s3:ObjectCreated:*/in/*.jpg",
+            "*:s3:ObjectCreated:*",
+            "*/in/a.jpg",
+            put,
+        ] {
+            check(Wildcards::S3, pattern, &[put], &["videos:s3:ObjectRemoved:Delete/x.mov"]);
+        }
+        for pattern in ["photo", "photos:s3:ObjectRemoved:*", "photos/out/*", "photos:s3:ObjectCreated", ""] {
+            check(Wildcards::S3, pattern, &[], &[put]);
+        }
+        check(Wildcards::S3, "photos/a:s3:*", &["photos:s3:ObjectCreated:Put/a:s3:b"], &[put]);
+    }
+
+    #[test]
+    fn an_exact_wish_meets_an_event_of_a_bucket_by_each_of_its_names() {
+        let topic = Topic::parse("photos:s3:ObjectCreated:Put/in/*.jpg").unwrap();
+        let files = SourceName::parse("files").unwrap();
+        let meets = |text: &str| {
+            TopicPattern::exact(&Topic::parse(text).unwrap()).matches(&files, Wildcards::S3, &topic)
+        };
+
+        for name in [
+            "photos",
+            "photos:s3:*",
+            "photos:s3:ObjectCreated:*",
+            "photos:s3:ObjectCreated:Put",
+            "photos/in/*.jpg",
+            "photos:s3:ObjectCreated:*/in/*.jpg",
+        ] {
+            assert!(meets(name), "{name}");
+        }
+        for name in ["*", "photos/in/*", "photos:s3:ObjectRemoved:*", "photos:s3:ObjectCreated:P*"] {
+            assert!(!meets(name), "{name}: a * is a letter");
+        }
+    }
+
+    #[test]
     fn an_exact_wish_takes_wildcards_as_letters() {
         let nats = SourceName::parse("bus").unwrap();
         let wish = TopicPattern::exact(&Topic::parse("orders.*").unwrap());
@@ -273,8 +376,24 @@ mod tests {
         #[test]
         fn a_pattern_without_wildcards_meets_only_itself(a in "[a-c./]{1,6}", b in "[a-c./]{1,6}") {
             for grammar in [Wildcards::Glob, Wildcards::Nats, Wildcards::Mqtt, Wildcards::Amqp] {
+                prop_assert_eq!(grammar.names(&a), vec![a.as_str()]);
                 prop_assert!(!grammar.any_in(&a));
                 prop_assert_eq!(grammar.matches(&a, &b), a == b);
+            }
+        }
+
+        #[test]
+        fn each_name_of_an_event_in_a_bucket_is_met_as_a_pattern_too(
+            topic in "[a-c]{1,3}(:s3:[AB]:[PQ])?(/[a-c/:*]{0,6})?",
+            other in "[a-c]{1,3}(:s3:([AB]:)?[*PQ])?(/[a-c/:*]{0,6})?",
+        ) {
+            let names = Wildcards::S3.names(&topic);
+            prop_assert!(names.iter().any(|name| *name == topic));
+            for name in &names {
+                prop_assert!(Wildcards::S3.matches(name, &topic), "{}", name);
+            }
+            if !Wildcards::S3.any_in(&other) && Wildcards::S3.matches(&other, &topic) {
+                prop_assert!(names.iter().any(|name| *name == other), "{}", other);
             }
         }
 

@@ -53,7 +53,8 @@ impl TriggerTable {
 
     /// As [`TriggerTable::matching`], for an event not yet at hand.
     pub fn wanting(&self, source: &SourceName, wildcards: Wildcards, topic: &Topic) -> Vec<FunctionName> {
-        let exact = self.exact.get(topic.as_str()).into_iter().flatten();
+        let names = wildcards.names(topic.as_str());
+        let exact = names.iter().filter_map(|name| self.exact.get(&**name)).flatten();
         let by_pattern = self
             .patterns
             .iter()

@@ -9,7 +9,7 @@ use crate::source::SourceContext;
 use crate::tracker::WindowLimits;
 use crate::wishes::{Carries, Following};
 
-/// `topics`, `in_flight`, and those of [`EventForm`].
+/// `topics`, `in_flight`, `s3_notifications`, and those of [`EventForm`].
 #[derive(Clone, Debug)]
 pub struct Common {
     /// Which topics.
@@ -25,12 +25,9 @@ impl Common {
     /// Reads them. `carries` says why a name cannot be one of this upstream: in a list that is a problem; what functions ask
     /// for under such a name is another source's.
     pub fn read(at: &mut Reader, source: &SourceName, connector: &dyn Connector, carries: Carries) -> Self {
-        Common {
-            topics: at.topics(carries),
-            in_flight: at.in_flight(),
-            form: EventForm::read(at, source, connector.kind(), connector.wildcards()),
-            carries,
-        }
+        let mut form = EventForm::read(at, source, connector.kind(), connector.wildcards());
+        form.read_s3(at);
+        Common { topics: at.topics(carries), in_flight: at.in_flight(), form, carries }
     }
 
     /// What to listen to, now and as it changes.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::dedup::dedup_key;
 use crate::header_policy::HeaderPolicy;
+use crate::s3;
 use crate::settings::Reader;
 use crate::topic_map::TopicMap;
 
@@ -22,6 +23,8 @@ pub struct EventForm {
     headers: HeaderPolicy,
     topic_map: TopicMap,
     cloud_events: bool,
+    /// Notifications of S3 are recognised.
+    s3: bool,
 }
 
 impl EventForm {
@@ -35,7 +38,13 @@ impl EventForm {
             headers: HeaderPolicy::read(at),
             topic_map: TopicMap::read(at),
             cloud_events: at.or("cloud_events", true),
+            s3: true,
         }
+    }
+
+    /// Reads `s3_notifications`, for sources whose messages are others' to write.
+    pub(crate) fn read_s3(&mut self, at: &mut Reader) {
+        self.s3 = at.or("s3_notifications", true);
     }
 
     /// The source's name.
@@ -195,11 +204,26 @@ impl Incoming<'_> {
         self
     }
 
+    /// Says in header fields what a notification of S3 in `body` says, where it is one: for bodies within another envelope.
+    /// The message's own body needs no asking.
+    #[must_use]
+    pub fn notified(self, body: &[u8]) -> Self {
+        match self.form.s3.then(|| s3::in_body(body)).flatten() {
+            Some(records) => s3::describe(self, &records),
+            None => self,
+        }
+    }
+
     /// The event.
     ///
     /// # Errors
     /// The message as it goes to the dead letters, when its name is no topic.
-    pub fn event(mut self) -> Result<Event, Box<Quarantined>> {
+    pub fn event(self) -> Result<Event, Box<Quarantined>> {
+        let body = self.body.clone();
+        self.notified(&body).whole()
+    }
+
+    fn whole(mut self) -> Result<Event, Box<Quarantined>> {
         let topic = match &self.topic {
             Ok(topic) => topic.clone(),
             Err(error) => {

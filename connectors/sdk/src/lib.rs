@@ -12,7 +12,7 @@
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
 //! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
-//! [`retries`], [`tls`], [`secret`], [`byte_size`], [`sns`]; `receiver`, a cargo feature, is for sources that listen, and
+//! [`retries`], [`tls`], [`secret`], [`byte_size`], [`s3`], [`sns`]; `receiver`, a cargo feature, is for sources that listen, and
 //! [`schedules`] for one kind alone.
 
 pub mod byte_size;
@@ -26,6 +26,7 @@ mod positions;
 #[cfg(feature = "receiver")]
 pub mod receiver;
 pub mod retries;
+pub mod s3;
 pub mod schedules;
 pub mod secret;
 pub mod series;
@@ -69,6 +70,7 @@ pub use header_policy::HeaderPolicy;
 pub use health::{Health, HealthBoard};
 pub use positions::NoPositions;
 pub use retries::Retries;
+pub use s3::S3Record;
 pub use schedules::ScheduleAccess;
 pub use secret::Secret;
 pub use series::{Family, Series};

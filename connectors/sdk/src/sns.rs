@@ -178,7 +178,8 @@ impl SnsMessage {
                     .own(&format!("X-Sns-Attr-{name}-Type"), kind.clone());
             }
         }
-        incoming
+        // A bucket's notification may have come through SNS.
+        incoming.notified(self.message.as_bytes())
     }
 }
 
