@@ -59,7 +59,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a last commit and a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The most records taken from the client before anything else has its turn.
+/// The most records taken from the client, or settled, before anything else has its turn.
 const AT_ONCE: usize = 256;
 
 /// One configured Kafka source.
@@ -249,6 +249,11 @@ impl Session {
                 _ = self.following.changed() => self.subscribe(),
                 Some(resolved) = self.window.next(), if self.window.in_flight() > 0 => {
                     self.settle(resolved);
+                    // What one sync made durable resolves together, and needs no turn of its own each.
+                    for _ in 1..AT_ONCE {
+                        let Some(Some(resolved)) = self.window.next().now_or_never() else { break };
+                        self.settle(resolved);
+                    }
                     Ok(())
                 }
                 _ = commits.tick() => {
