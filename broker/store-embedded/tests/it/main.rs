@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as its test does")]
 
+mod ahead;
 mod contract;
 mod damage;
 mod durable;
