@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use upstreams::{JetStream, Kafka, Nats, Rabbitmq, Upstream};
+use upstreams::{JetStream, Kafka, Mqtt, Nats, Rabbitmq, Upstream};
 
 use crate::Bench;
 use crate::evoke::{Evoke, Settings};
@@ -50,6 +50,7 @@ impl Connected {
         let nats = all.with("nats", Nats::start().await).await;
         let jetstream = all.with("jetstream", JetStream::start().await).await;
         let rabbitmq = all.with("rabbitmq", Rabbitmq::start().await).await;
+        let mqtt = all.with("mqtt", Mqtt::start().await).await;
         let Upstreams { mut sources, topics, servers } = all;
         sources.push(("clock", "{ cron: {} }".to_owned()));
         bench.functions.wants(&topics.into_iter().collect::<Vec<_>>().join(",")).await?;
@@ -76,7 +77,7 @@ impl Connected {
             evoke.stop().await?;
         }
         // All of them served until here.
-        drop((kafka, nats, jetstream, rabbitmq));
+        drop((kafka, nats, jetstream, rabbitmq, mqtt));
         Ok(())
     }
 

@@ -36,12 +36,14 @@ pub(crate) enum Kind {
     Nats,
     JetStream,
     RabbitMq,
+    Mqtt,
     Cron,
 }
 
 impl Kind {
     /// All of them, as the table has them.
-    pub(crate) const ALL: [Kind; 5] = [Kind::Kafka, Kind::Nats, Kind::JetStream, Kind::RabbitMq, Kind::Cron];
+    pub(crate) const ALL: [Kind; 6] =
+        [Kind::Kafka, Kind::Nats, Kind::JetStream, Kind::RabbitMq, Kind::Mqtt, Kind::Cron];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -49,6 +51,7 @@ impl Kind {
             Kind::Nats => "nats",
             Kind::JetStream => "jetstream",
             Kind::RabbitMq => "rabbitmq",
+            Kind::Mqtt => "mqtt",
             Kind::Cron => "cron",
         }
     }
@@ -58,7 +61,7 @@ impl Kind {
         match self {
             Kind::Kafka | Kind::Nats => 1,
             Kind::JetStream => 3,
-            Kind::RabbitMq => 6,
+            Kind::RabbitMq | Kind::Mqtt => 6,
             Kind::Cron => 24,
         }
     }
@@ -102,6 +105,7 @@ impl Source {
             Kind::Nats => self.beside_its_client::<upstreams::Nats>(bench, all).await,
             Kind::JetStream => self.beside_its_client::<upstreams::JetStream>(bench, all).await,
             Kind::RabbitMq => self.alone::<upstreams::Rabbitmq>(bench, all).await,
+            Kind::Mqtt => self.alone::<upstreams::Mqtt>(bench, all).await,
             Kind::Cron => self.sample_schedules(bench, all).await,
         }
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::process::Program;
 
 /// Every figure there is, by what it begins with.
-const FIGURES: [&str; 18] = [
+const FIGURES: [&str; 19] = [
     "durable 202s, 1 connection",
     "durable 202s, 16 connections",
     "durable 202s, 256 connections",
@@ -24,6 +24,7 @@ const FIGURES: [&str; 18] = [
     "nats into durable invocations",
     "jetstream into durable invocations",
     "rabbitmq into durable invocations",
+    "mqtt into durable invocations",
     "cron into durable invocations",
     "resident memory, ",
     "processor time, ",
