@@ -263,17 +263,15 @@ impl Session {
             let is_wanted = wanted.contains(name);
             match self.queues.get_mut(name) {
                 Some(queue) if queue.wanted == is_wanted => {}
-                Some(queue) if !is_wanted => {
-                    queue.wanted = false;
+                Some(queue) => {
+                    queue.wanted = is_wanted;
                     let life = queue.life;
                     self.leave(life);
+                    // Whatever was asked for before is stale: its messages are wanted now, or no longer.
+                    self.ask_for(name, Duration::ZERO);
                 }
-                known => {
-                    if let Some(queue) = known {
-                        queue.wanted = true;
-                    } else {
-                        self.queues.insert(name.clone(), Queue::new(is_wanted));
-                    }
+                None => {
+                    self.queues.insert(name.clone(), Queue::new(is_wanted));
                     self.ask_for(name, Duration::ZERO);
                 }
             }
@@ -308,8 +306,9 @@ impl Session {
 
     /// The prefetch for messages of this size, beside the other queues.
     fn fitting(&self, size: Size) -> u16 {
-        let wanted = self.queues.values().filter(|queue| queue.wanted).count();
-        prefetch(self.source.settings.common.in_flight, wanted, size)
+        // Those that are not there share nothing.
+        let sharing = self.queues.values().filter(|queue| queue.wanted && queue.trouble.is_none()).count();
+        prefetch(self.source.settings.common.in_flight, sharing, size)
     }
 
     fn ask(&self, queue: Arc<str>, life: u64, question: impl Future<Output = Said> + Send + 'static) {
@@ -659,6 +658,8 @@ impl Session {
             tokio::select! {
                 Some(resolved) = self.window.next(), if self.window.in_flight() > 0 => self.settle(resolved),
                 Some(_) = self.acks.next(), if !self.acks.is_empty() => {}
+                // What was in flight belonged to a channel that is closed.
+                else => {}
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use crate::client::{Client, Message};
-use crate::rig::{CERTIFICATES, ELSEWHERE, READER, Rig, fresh, shared};
+use crate::rig::{CERTIFICATES, ELSEWHERE, PATIENCE, READER, Rig, fresh, shared};
 
 /// The shared server with these settings beside its address without credentials.
 async fn settings(more: Value) -> Value {
@@ -169,6 +169,6 @@ async fn a_server_that_says_nothing_is_given_up_and_its_socket_closed() {
     assert!(began.elapsed() >= Duration::from_millis(300));
     // The greeting, then the end: nobody of ours is left on it.
     let mut said = Vec::new();
-    socket.read_to_end(&mut said).await.unwrap();
+    tokio::time::timeout(PATIENCE, socket.read_to_end(&mut said)).await.unwrap().unwrap();
     assert_eq!(said, b"AMQP\x00\x00\x09\x01");
 }

@@ -153,3 +153,25 @@ async fn what_was_sent_and_not_begun_goes_back_at_a_stop() {
     assert!(began < 50);
     eventually(PATIENCE, "all of them", async || client.look(&queue).await == Some((50, 0))).await;
 }
+
+/// RabbitMQ tells only publishers, and we are none: so it is said in its place.
+#[tokio::test]
+async fn a_server_that_says_that_it_is_short_of_memory_is_shown() {
+    let server = shared().await;
+    let client = Client::of(server.url());
+    let queue = fresh("blocked");
+    client.queue(&queue, "classic").await;
+    let witness = Witness::of(server.address()).await;
+    let url = format!("amqp://guest:guest@{}", witness.address());
+    let rig = Rig::connected(json!({"url": url, "topics": [queue]})).await;
+
+    witness.say(b"\x00\x0a\x00\x3c\x0dlow on memory");
+    rig.says("low on memory").await;
+    witness.say(b"\x00\x0a\x00\x3d");
+    client.publish(&numbered(&queue, 1)).await;
+    rig.has(1).await;
+
+    assert_eq!(rig.status().disconnected.len(), 1);
+    rig.stopped().await;
+    assert_eq!(witness.acknowledged(), 1);
+}

@@ -1,5 +1,7 @@
 //! Queues that are there, that are not, that are ours to make, and that go.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -175,6 +177,29 @@ async fn what_only_functions_name_is_never_made() {
     assert!(rig.status().subscriptions.is_empty());
     rig.functions_want(&[&listed]);
     client.publish(&[Message::to(&listed, "x")]).await;
+    rig.has(1).await;
+    rig.stopped().await;
+}
+
+#[tokio::test]
+async fn wishes_that_change_before_they_are_answered_leave_no_consumer_behind() {
+    let queue = fresh("restless");
+    let (client, settings) =
+        settings(json!({"declare": true, "topics": "from-functions", "queues": [{"name": queue}]})).await;
+    let rig = Rig::connected(settings).await;
+
+    for pause in 0..20 {
+        rig.functions_want(&[&queue]);
+        // Another moment of what it begins each time.
+        tokio::time::sleep(Duration::from_micros(pause * 200)).await;
+        rig.functions_want(&[]);
+        tokio::time::sleep(Duration::from_micros(pause * 200)).await;
+    }
+
+    eventually(PATIENCE, "no consumer", async || client.look(&queue).await == Some((0, 0))).await;
+    assert!(rig.status().subscriptions.is_empty());
+    rig.functions_want(&[&queue]);
+    client.publish(&[Message::to(&queue, "x")]).await;
     rig.has(1).await;
     rig.stopped().await;
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Passes connections on to a server, and counts the messages that were acknowledged or given back on them.
 pub(crate) struct Witness {
     address: SocketAddr,
     seen: Arc<Seen>,
+    words: watch::Sender<Vec<u8>>,
     _accepting: JoinSet<()>,
 }
 
@@ -28,21 +30,29 @@ impl Witness {
         let seen = Arc::new(Seen::default());
         let mut accepting = JoinSet::new();
         let counts = seen.clone();
+        let (words, heard) = watch::channel(Vec::new());
         accepting.spawn(async move {
             let mut passing = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let counts = counts.clone();
+                let (counts, mut heard) = (counts.clone(), heard.clone());
+                heard.mark_unchanged();
                 passing.spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else { return };
-                    pass(client, server, &counts).await;
+                    pass(client, server, &counts, heard).await;
                 });
             }
         });
-        Witness { address, seen, _accepting: accepting }
+        Witness { address, seen, words, _accepting: accepting }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says a method of the connection to the client, as if the server did. While the server says nothing else.
+    pub(crate) fn say(&self, method: &[u8]) {
+        let length = u32::try_from(method.len()).unwrap().to_be_bytes();
+        self.words.send_replace([&[1, 0, 0], &length[..], method, &[0xce]].concat());
     }
 
     /// How many messages were acknowledged.
@@ -56,10 +66,32 @@ impl Witness {
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, seen: &Seen) {
+async fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    seen: &Seen,
+    mut words: watch::Receiver<Vec<u8>>,
+) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
-    let back = tokio::io::copy(&mut from_server, &mut to_client);
+    let back = async {
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            let said = tokio::select! {
+                length = from_server.read(&mut chunk) => match length {
+                    Ok(length @ 1..) => to_client.write_all(&chunk[..length]).await,
+                    _ => break,
+                },
+                Ok(()) = words.changed() => {
+                    let word = words.borrow_and_update().clone();
+                    to_client.write_all(&word).await
+                }
+            };
+            if said.is_err() {
+                break;
+            }
+        }
+    };
     let forth = async {
         let mut frames = Frames::default();
         let mut chunk = vec![0; 16 * 1024];
@@ -71,7 +103,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, seen: &Seen) {
         }
     };
     tokio::select! {
-        _ = back => {}
+        () = back => {}
         () = forth => {}
     }
 }
