@@ -71,11 +71,12 @@ impl KafkaSettings {
         let tls = at.table("tls", Tls::read);
         let credentials = at.table("credentials", credentials).flatten();
         if cfg!(not(feature = "tls")) {
-            for key in ["tls", "credentials"] {
-                if (key == "tls" && tls.is_some()) || (key == "credentials" && credentials.is_some()) {
+            let scram = credentials.as_ref().is_some_and(|credentials| credentials.mechanism != "PLAIN");
+            for (key, asked) in [("tls", tls.is_some()), ("credentials.mechanism", scram)] {
+                if asked {
                     at.refuse(
                         key,
-                        "this build has no TLS for Kafka",
+                        "this build has no TLS and no SCRAM for Kafka",
                         "take one that was built with the feature kafka-tls",
                     );
                 }
@@ -300,6 +301,23 @@ mod tests {
         let known: Vec<&str> = at.known().collect();
         assert!(inherits.variables.iter().all(|variable| known.contains(&variable.key)));
         assert!(inherits.defaults.iter().all(|(key, _)| known.contains(key)));
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn a_build_without_tls_says_so_for_what_needs_it_and_for_nothing_else() {
+        let with = |more: Value| {
+            let mut settings = json!({"brokers": "a"});
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            read(settings).map(drop)
+        };
+        let of = |mechanism: &str| {
+            with(json!({"credentials": {"mechanism": mechanism, "username": "joe", "password": "p"}}))
+        };
+
+        assert_eq!(with(json!({"tls": {}})), Err(vec!["tls".to_owned()]));
+        assert_eq!(of("scram-sha-256"), Err(vec!["credentials.mechanism".to_owned()]));
+        assert_eq!((with(json!({})), of("plain")), (Ok(()), Ok(())));
     }
 
     #[test]

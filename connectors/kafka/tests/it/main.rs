@@ -4,10 +4,13 @@
 
 mod cluster;
 mod contract;
+#[cfg(feature = "tls")]
 mod login;
 mod loss;
+mod plain;
 mod pressure;
 mod records;
 mod replays;
 mod rig;
 mod subscriptions;
+mod takeover;

@@ -181,6 +181,11 @@ impl Rig {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Cuts it off in the middle.
     pub(crate) async fn cut_off(self) {
         self.task.abort();
