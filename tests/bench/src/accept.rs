@@ -40,6 +40,8 @@ impl Accept {
             path: "/async-function/noop",
             expected: StatusCode::ACCEPTED,
             connections,
+            headers: &[],
+            body: generator::same,
         };
         let cast = Cast::with(&[(Part::Server, bench.accept_all.process)]);
         let (stack, _) = generator::rate(&load, bound, &cast).await?;

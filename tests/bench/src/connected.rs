@@ -10,7 +10,8 @@ use crate::evoke::{Evoke, Settings};
 use crate::meter::{Cast, Cpu, Part};
 use crate::processes;
 use crate::report::{Figure, Target, Unit};
-use crate::source::servers;
+use crate::sender::Sender;
+use crate::source::{Kind, servers};
 
 /// What all upstreams together are to the broker.
 #[derive(Default)]
@@ -42,17 +43,21 @@ pub(crate) struct Connected {
 impl Connected {
     /// Memory and processor time, a while after all sources are connected.
     pub(crate) async fn sample(&mut self, bench: &Bench) -> Result<()> {
-        if bench.evoke.is_none() {
-            return Ok(());
-        }
+        let Some(binary) = &bench.evoke else { return Ok(()) };
         let mut all = Upstreams::default();
         let kafka = all.with("kafka", Kafka::start().await).await;
         let nats = all.with("nats", Nats::start().await).await;
         let jetstream = all.with("jetstream", JetStream::start().await).await;
         let rabbitmq = all.with("rabbitmq", Rabbitmq::start().await).await;
         let mqtt = all.with("mqtt", Mqtt::start().await).await;
-        let Upstreams { mut sources, topics, servers } = all;
-        sources.push(("clock", "{ cron: {} }".to_owned()));
+        for (kind, sender) in [(Kind::Minio, Sender::MINIO), (Kind::Webhook, Sender::WEBHOOK)] {
+            if kind.is_in(binary, &bench.dir)? {
+                all.sources.push((kind.name(), sender.source()?.1));
+                all.topics.insert(sender.topic().to_owned());
+            }
+        }
+        all.sources.push(("clock", "{ cron: {} }".to_owned()));
+        let Upstreams { sources, topics, servers } = all;
         bench.functions.wants(&topics.into_iter().collect::<Vec<_>>().join(",")).await?;
         let names: Vec<&str> = sources.iter().map(|(name, _)| *name).collect();
         if let Some(evoke) = Evoke::start(bench, Settings { sources, ..Settings::default() }).await? {

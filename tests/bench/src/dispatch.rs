@@ -37,6 +37,8 @@ impl Dispatch {
             path: NOOP,
             expected: StatusCode::OK,
             connections: bench.plan.dispatch_concurrency,
+            headers: &[],
+            body: generator::same,
         };
         let cast = Cast::with(&[(Part::Function, bench.functions.process)]);
         let bound = Bound { most: u64::MAX, ..bench.plan.rate.clone() };

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::generator::Load;
+use crate::generator::{self, Load};
 use crate::helper::Helper;
 use crate::{Bench, Role, helper};
 
@@ -89,6 +89,23 @@ pub(crate) struct Ledger {
     pub(crate) drift: i64,
     /// Syncs of its journal.
     pub(crate) commits: u64,
+}
+
+/// Whether a binary has a kind of source: one of fewer features is measured without it.
+pub(crate) fn has(binary: &Path, kind: &str, dir: &Path) -> Result<bool> {
+    let file = dir.join("kinds.yaml");
+    std::fs::write(&file, "sources: { any: { no-such-kind: {} } }").context("writing a configuration")?;
+    let check = std::process::Command::new(binary)
+        .args(["check", "--config"])
+        .arg(&file)
+        .env_clear()
+        .output()
+        .with_context(|| format!("asking {} for its kinds of sources", binary.display()))?;
+    let said = String::from_utf8_lossy(&check.stderr);
+    let (_, kinds) = said
+        .split_once("the kinds built in are ")
+        .with_context(|| format!("{} does not name its kinds of sources: {said}", binary.display()))?;
+    Ok(kinds.split([',', ' ', '\n']).any(|one| one == kind))
 }
 
 impl Evoke {
@@ -171,6 +188,8 @@ impl Evoke {
             path: "/async-function/noop",
             expected: StatusCode::ACCEPTED,
             connections,
+            headers: &[],
+            body: generator::same,
         }
     }
 

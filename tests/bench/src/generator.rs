@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,15 @@ pub(crate) struct Load {
     pub(crate) path: &'static str,
     pub(crate) expected: StatusCode,
     pub(crate) connections: usize,
+    /// Further fields of each head.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
+    /// The body of each post, by its number.
+    pub(crate) body: fn(u64) -> Bytes,
+}
+
+/// The same body each time.
+pub(crate) fn same(_: u64) -> Bytes {
+    Bytes::from_static(&[b'x'; BODY])
 }
 
 /// Posts for as long as `bound` says. Gives the rate, and how many were answered in all, warm-up included.
@@ -80,12 +89,14 @@ async fn converse(stream: TcpStream, load: Load, progress: Arc<Progress>) -> Res
     let mut headers = HeaderMap::new();
     headers.insert(HOST, HeaderValue::from_str(&load.address.to_string())?);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    let body = Bytes::from(vec![b'x'; BODY]);
+    for &(name, value) in load.headers {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
 
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut connection = pin!(connection);
-    while progress.begin() {
-        let mut request = Request::new(Full::new(body.clone()));
+    while let Some(n) = progress.next() {
+        let mut request = Request::new(Full::new((load.body)(n)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
@@ -127,7 +138,14 @@ mod tests {
     use super::*;
 
     fn to(gateway: &DemoGateway, path: &'static str) -> Load {
-        Load { address: gateway.addr(), path, expected: StatusCode::OK, connections: 4 }
+        Load {
+            address: gateway.addr(),
+            path,
+            expected: StatusCode::OK,
+            connections: 4,
+            headers: &[],
+            body: same,
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@
 //! # Reading order
 //!
 //! [`accept`], [`dispatch`], [`latency`] and [`idle`] are the measurements of the broker alone, [`source`] (beside [`bare`]),
+//! [`sender`],
 //! [`burst`], [`connected`] and [`lateness`] those with sources; [`generator`] (as fast as answers come) and
 //! [`open_loop`] (on a [`schedule`]) make the load; [`disk`] is the raw disk; [`evoke`] the process that is measured,
 //! [`helper`], [`accept_all`] and [`functions`] the processes it is measured against, [`keeper`] the one that sees to it
@@ -36,6 +37,7 @@ mod bare;
 mod burst;
 mod connected;
 mod lateness;
+mod sender;
 mod source;
 
 mod generator;

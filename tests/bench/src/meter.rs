@@ -121,7 +121,13 @@ impl Progress {
 
     /// Whether one more is to be done. Exactly `most` times true, unless it is stopped.
     pub(crate) fn begin(&self) -> bool {
-        !self.stopped.load(Ordering::Relaxed) && self.begun.fetch_add(1, Ordering::Relaxed) < self.most
+        self.next().is_some()
+    }
+
+    /// The same, with its number; the first is 0.
+    pub(crate) fn next(&self) -> Option<u64> {
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        (!stopped).then(|| self.begun.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < self.most)
     }
 
     pub(crate) fn done(&self) {

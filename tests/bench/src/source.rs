@@ -3,6 +3,8 @@
 //! What an upstream keeps is there before the sample begins; what it does not keep is published meanwhile, as fast as it
 //! is taken. As in [`crate::accept`], the function's lane is paused: what is measured is taking, not delivering.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use upstreams::Upstream;
@@ -10,11 +12,12 @@ use upstreams::Upstream;
 use crate::Bench;
 use crate::bare::Bare;
 use crate::disk;
-use crate::evoke::{Evoke, Settings};
+use crate::evoke::{self, Evoke, Settings};
 use crate::meter::{Cast, Cpu, Part, Sample, follow};
 use crate::plan::BODY;
 use crate::processes;
 use crate::report::{Detail, Figure, SourceRow, Target, Unit};
+use crate::sender::Sender;
 use crate::stats::one_after_the_other;
 
 /// The name of the source in the configuration.
@@ -37,13 +40,23 @@ pub(crate) enum Kind {
     JetStream,
     RabbitMq,
     Mqtt,
+    Minio,
+    Webhook,
     Cron,
 }
 
 impl Kind {
     /// All of them, as the table has them.
-    pub(crate) const ALL: [Kind; 6] =
-        [Kind::Kafka, Kind::Nats, Kind::JetStream, Kind::RabbitMq, Kind::Mqtt, Kind::Cron];
+    pub(crate) const ALL: [Kind; 8] = [
+        Kind::Kafka,
+        Kind::Nats,
+        Kind::JetStream,
+        Kind::RabbitMq,
+        Kind::Mqtt,
+        Kind::Minio,
+        Kind::Webhook,
+        Kind::Cron,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -52,8 +65,16 @@ impl Kind {
             Kind::JetStream => "jetstream",
             Kind::RabbitMq => "rabbitmq",
             Kind::Mqtt => "mqtt",
+            Kind::Minio => "minio",
+            Kind::Webhook => "webhook",
             Kind::Cron => "cron",
         }
+    }
+
+    /// Whether a binary has it.
+    pub(crate) fn is_in(self, binary: &Path, dir: &Path) -> Result<bool> {
+        let kind = if self == Kind::JetStream { "nats" } else { self.name() };
+        evoke::has(binary, kind, dir)
     }
 
     /// Which part of the plan's messages is taken in a few seconds.
@@ -61,7 +82,7 @@ impl Kind {
         match self {
             Kind::Kafka | Kind::Nats => 1,
             Kind::JetStream => 3,
-            Kind::RabbitMq | Kind::Mqtt => 6,
+            Kind::RabbitMq | Kind::Mqtt | Kind::Minio | Kind::Webhook => 6,
             Kind::Cron => 24,
         }
     }
@@ -98,6 +119,12 @@ impl Source {
 
     /// One sample of the source and, where it has one, of its limit.
     pub(crate) async fn sample(&mut self, bench: &Bench) -> Result<()> {
+        if let Some(binary) = &bench.evoke
+            && !self.kind.is_in(binary, &bench.dir)?
+        {
+            eprintln!("  {}: not built into this binary", self.kind.name());
+            return Ok(());
+        }
         eprint!("  {}", self.kind.name());
         let all = bench.plan.messages / self.kind.share();
         match self.kind {
@@ -106,6 +133,8 @@ impl Source {
             Kind::JetStream => self.beside_its_client::<upstreams::JetStream>(bench, all).await,
             Kind::RabbitMq => self.alone::<upstreams::Rabbitmq>(bench, all).await,
             Kind::Mqtt => self.alone::<upstreams::Mqtt>(bench, all).await,
+            Kind::Minio => self.sent_to(bench, all, Sender::MINIO).await,
+            Kind::Webhook => self.sent_to(bench, all, Sender::WEBHOOK).await,
             Kind::Cron => self.sample_schedules(bench, all).await,
         }
     }
