@@ -14,6 +14,8 @@ pub const ALL: &[&dyn Connector] = &[
     &connectors_nats::Nats,
     #[cfg(feature = "rabbitmq")]
     &connectors_rabbitmq::Rabbitmq,
+    #[cfg(feature = "webhook")]
+    &connectors_webhook::Webhook,
 ];
 
 /// The connector of this kind.

@@ -43,6 +43,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::byte_size::ByteSize;
@@ -155,7 +156,8 @@ pub trait Handler: Send + Sync + 'static {
     /// The answer to a request whose body nobody needs: an unknown path, another method, a missing credential.
     async fn admit(&self, head: &Parts) -> Result<(), Response<Bytes>>;
 
-    /// Answers a request once its body is here; with a success only when what it brings is durable.
+    /// Answers a request once its body is here; with a success only when what it brings is durable. Runs to its end also
+    /// when the sender goes away in the middle, so that what was begun is counted as what it became.
     async fn answer(&self, request: Request<Bytes>) -> Response<Bytes>;
 
     /// A request that was admitted is refused, because its body did not come; to be counted.
@@ -207,9 +209,13 @@ impl Receiver {
     pub async fn serve<H: Handler>(self, handler: Arc<H>, shutdown: CancellationToken) {
         let mut builder = Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.limits.header_timeout).max_buf_size(HEAD);
+        let (answers, cut_off) = (TaskTracker::new(), CancellationToken::new());
+        let _cut_off = cut_off.clone().drop_guard();
         let shared = Arc::new(Shared {
             handler,
             builder,
+            answers: answers.clone(),
+            cut_off,
             room: self.room,
             limits: self.limits,
             shutdown: shutdown.clone(),
@@ -246,6 +252,9 @@ impl Receiver {
         }
         drop(self.listener);
         while connections.join_next().await.is_some() {}
+        // Those whose sender is gone.
+        answers.close();
+        answers.wait().await;
     }
 }
 
@@ -276,6 +285,10 @@ async fn accept(
 struct Shared<H> {
     handler: Arc<H>,
     builder: Builder,
+    /// What is being answered.
+    answers: TaskTracker,
+    /// Nobody serves any more: what is being answered ends where it is.
+    cut_off: CancellationToken,
     room: Room,
     limits: ReceiverLimits,
     shutdown: CancellationToken,
@@ -338,10 +351,19 @@ impl<H: Handler> Shared<H> {
         };
         match read {
             Ok((bytes, share)) => {
-                let answer = self.handler.answer(Request::from_parts(head, bytes)).await;
-                // Held until what it stands for is durable or refused.
-                drop(share);
-                answer
+                let (handler, cut_off) = (Arc::clone(&self.handler), self.cut_off.clone());
+                let answering = self.answers.spawn(async move {
+                    let answering = handler.answer(Request::from_parts(head, bytes));
+                    let answer = cut_off.run_until_cancelled(answering).await;
+                    // Held until what it stands for is durable or refused.
+                    drop(share);
+                    answer
+                });
+                match answering.await {
+                    Ok(Some(answer)) => answer,
+                    // It panicked, or nobody serves any more.
+                    Ok(None) | Err(_) => Unread::Stopping.answer(),
+                }
             }
             Err(why) => {
                 self.handler.unread(&head, why);

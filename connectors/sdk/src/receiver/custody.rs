@@ -19,8 +19,8 @@ use crate::tracker::WindowLimits;
 /// When to come again where the broker says only "soon".
 const SOON: Duration = Duration::from_secs(5);
 
-/// The way into custody for events that come with requests: at most `in_flight.messages` at once, each counted, also when
-/// the sender goes away in the middle. Cheap to clone.
+/// The way into custody for events that come with requests: at most `in_flight.messages` at once, each counted. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct Custody {
     events: Arc<dyn EventSink>,
@@ -69,24 +69,11 @@ impl Custody {
         taking: impl Future<Output = Result<Receipt, Refusal>>,
     ) -> Result<Receipt, NotTaken> {
         self.health.received(1);
-        let mut left = LeftBehind { health: &self.health, taken: false };
-        let receipt = taking.await.map_err(NotTaken::Refused)?;
-        left.taken = true;
-        Ok(receipt)
-    }
-}
-
-/// Counts what was not taken, also when nobody waits for the answer any more.
-struct LeftBehind<'a> {
-    health: &'a Health,
-    taken: bool,
-}
-
-impl Drop for LeftBehind<'_> {
-    fn drop(&mut self) {
-        if !self.taken {
+        let taken = taking.await;
+        if taken.is_err() {
             self.health.refused(1);
         }
+        taken.map_err(NotTaken::Refused)
     }
 }
 

@@ -43,6 +43,12 @@ pub trait Upstream: Send + Sync + 'static {
     /// source holds others, at most as many more.
     fn settings(&self, topics: Option<&[String]>, in_flight: usize) -> Value;
 
+    /// Whether the source listens and this upstream comes to it: then nobody notices that the upstream is not there, and its
+    /// outages are no gaps.
+    fn comes_to_the_source(&self) -> bool {
+        false
+    }
+
     /// The settings of a second replica: the same, but for what must differ (a client id).
     fn settings_of_replica(&self, settings: Value) -> Value {
         settings
