@@ -45,7 +45,9 @@ pub use invocation::{Cancelled, HeaderMap, Invocation, InvocationDetail, Moment,
 pub use list::List;
 pub use problems::{Problem, ProblemKind};
 pub use schedule::{Backfill, Backfilled, Schedule, ScheduleDetail, ScheduleRules};
-pub use source::{Disconnection, Source, SourceCapabilities, SourceCounts, SourceError, UnmatchedTopic};
+pub use source::{
+    Disconnection, PositionReset, Source, SourceCapabilities, SourceCounts, SourceError, UnmatchedTopic,
+};
 pub use span::Span;
 pub use time::Time;
 pub use trigger::Trigger;

@@ -35,6 +35,15 @@ pub struct Source {
     pub disconnected_for: Span,
 }
 
+/// What `POST /v1/sources/{name}/reset-position` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PositionReset {
+    /// The source.
+    pub name: String,
+    /// Of how many partitions it was known what was received; durably forgotten.
+    pub partitions: u64,
+}
+
 /// What a source's protocol can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCapabilities {

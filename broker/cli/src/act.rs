@@ -59,6 +59,9 @@ async fn sources(at: At<'_, '_>, command: SourcesCommand) -> Result<(), Failure>
         SourcesCommand::Show { name } => at.show::<api::Source>(&["v1", "sources", &name]).await,
         SourcesCommand::Pause { name } => at.post::<api::Paused>(&["v1", "sources", &name, "pause"]).await,
         SourcesCommand::Resume { name } => at.post::<api::Paused>(&["v1", "sources", &name, "resume"]).await,
+        SourcesCommand::ResetPosition { name } => {
+            at.post::<api::PositionReset>(&["v1", "sources", &name, "reset-position"]).await
+        }
     }
 }
 

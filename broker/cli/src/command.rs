@@ -129,6 +129,14 @@ pub enum SourcesCommand {
         /// Its name in the configuration
         name: String,
     },
+    /// Forget what a source has received, so that what its upstream gives again runs again
+    ///
+    /// Without this, a record that was received is recognised however late it comes again. Where the upstream goes on is its
+    /// own to say: set its group back besides.
+    ResetPosition {
+        /// Its name in the configuration
+        name: String,
+    },
 }
 
 /// `evoke schedules …`

@@ -110,6 +110,12 @@ impl Whole for api::Paused {
     }
 }
 
+impl Whole for api::PositionReset {
+    fn show(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
+        screen.facts(&[("source", self.name.clone()), ("partitions forgotten", self.partitions.to_string())])
+    }
+}
+
 impl Table for api::Trigger {
     const HEAD: &'static [&'static str] = &["PATTERN", "MATCHED", "SOURCE", "FUNCTION"];
 

@@ -194,4 +194,11 @@ pub trait Sources: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the store cannot remember it.
     async fn resume(&self, name: &SourceName) -> Result<bool, StoreError>;
+
+    /// Forgets which positions of its upstream a source has received, and starts it afresh: whatever the upstream gives
+    /// again is accepted again. Of how many partitions something was known; `None` when there is no such source. Durable.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot forget; the source runs on with what is known.
+    async fn reset_positions(&self, name: &SourceName) -> Result<Option<usize>, StoreError>;
 }

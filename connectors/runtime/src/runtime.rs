@@ -328,4 +328,21 @@ impl Sources for SourcesRuntime {
     async fn resume(&self, name: &SourceName) -> Result<bool, StoreError> {
         self.hold(name, false).await
     }
+
+    async fn reset_positions(&self, name: &SourceName) -> Result<Option<usize>, StoreError> {
+        let _changing = self.changing.lock().await;
+        if self.stopping.is_cancelled() {
+            return Ok(None);
+        }
+        // Stopped first: what it is receiving would count as received anew.
+        let Some((name, before)) = self.take_out(std::slice::from_ref(name)).await.pop() else {
+            return Ok(None);
+        };
+        let forgotten = self.ports.positions.reset_positions(&name).await;
+        if let Ok(partitions) = &forgotten {
+            info!(source = %name, "what was received of {partitions} partitions of source {name} is forgotten");
+        }
+        self.start(name, before.configured.clone(), before.capabilities, Some(&before));
+        forgotten.map(Some)
+    }
 }

@@ -50,6 +50,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/sources/{name}", get(sources::show))
         .route("/v1/sources/{name}/pause", post(sources::pause))
         .route("/v1/sources/{name}/resume", post(sources::resume))
+        .route("/v1/sources/{name}/reset-position", post(sources::reset_position))
         .route("/v1/schedules", get(schedules::list))
         .route("/v1/schedules/{id}", get(schedules::show))
         .route("/v1/schedules/{id}/run", post(schedules::run))

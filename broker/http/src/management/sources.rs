@@ -3,7 +3,7 @@
 use axum::extract::{RawQuery, State};
 use http::StatusCode;
 
-use broker_api::{List, Paused, ProblemKind};
+use broker_api::{List, Paused, PositionReset, ProblemKind};
 use broker_model::SourceName;
 
 use super::{Answer, Here, Segment, json};
@@ -41,6 +41,23 @@ pub(super) async fn resume(State(shared): Here, Segment(name): Segment, RawQuery
     match shared.sources.resume(&source).await? {
         true => json(StatusCode::OK, &Paused { name, paused: false }),
         false => Err(unknown(&name)),
+    }
+}
+
+pub(super) async fn reset_position(
+    State(shared): Here,
+    Segment(name): Segment,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    Parameters::none(query.as_deref())?;
+    let source = SourceName::parse(&name).map_err(|_| unknown(&name))?;
+    // Once begun it is finished, whether or not the caller waits for it: the source is stopped meanwhile.
+    let sources = shared.sources.clone();
+    let resetting = tokio::spawn(async move { sources.reset_positions(&source).await });
+    let reset = resetting.await.map_err(|error| Refused::new(ProblemKind::Internal, error.to_string()))?;
+    match reset? {
+        Some(partitions) => json(StatusCode::OK, &PositionReset { name, partitions: partitions as u64 }),
+        None => Err(unknown(&name)),
     }
 }
 

@@ -303,4 +303,9 @@ impl Sources for OneSource {
         self.told.lock().expect("not poisoned").push("resume");
         Ok(name.as_str() == "bus")
     }
+
+    async fn reset_positions(&self, name: &SourceName) -> Result<Option<usize>, StoreError> {
+        self.told.lock().expect("not poisoned").push("reset");
+        Ok((name.as_str() == "bus").then_some(3))
+    }
 }

@@ -64,6 +64,7 @@ async fn every_command_reads_what_the_api_writes() {
         (&["sources", "show", "bus"], "orders.lost"),
         (&["sources", "pause", "bus"], "paused"),
         (&["sources", "resume", "bus"], "running"),
+        (&["sources", "reset-position", "bus"], "3"),
         (&["invocations", "list", "--state", "dead"], dead),
         (&["invocations", "list", "--call-id", "c1"], dead),
         (&["invocations", "show", later], "scheduled"),

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use connectors_runtime::{Changes, Configured, Ports, Restarts, SourcesRuntime};
 use connectors_sdk::{
     Capabilities, Connector, Demand, Event, EventSink, FunctionName, Headers, InvocationId, InvocationQueue,
-    Lost, NoPositions, Quarantined, Reader, Receipt, Refusal, SettingsError, Source, SourceContext,
-    SourceError, SourceName, SourceState, SourceStatus, Sources, Topic, Wildcards,
+    Lost, Partition, Quarantined, Reader, Receipt, Refusal, Resume, SettingsError, Source, SourceContext,
+    SourceError, SourceName, SourceState, SourceStatus, Sources, Topic, Upstream, Wildcards,
 };
 use serde_json::{Value, json};
 use testkit::reference::{Bounds, ReferenceStore};
@@ -138,7 +138,7 @@ impl World {
         let (demand, demand_seen) = watch::channel(Demand::default());
         let runtime = SourcesRuntime::new(Ports {
             events: Arc::new(TopicSink),
-            positions: Arc::new(NoPositions),
+            positions: Arc::new(store.clone()),
             queue: Arc::new(store.clone()),
             schedules: None,
             demand: demand_seen,
@@ -308,6 +308,34 @@ async fn what_no_retry_can_mend_waits_for_somebody() {
     assert!(world.runtime.restart(&name("bus")).await);
     world.until("bus", SourceState::Connected).await;
     assert!(!world.runtime.restart(&name("nobody")).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_received_is_forgotten_on_request_and_the_source_begins_afresh() {
+    let world = World::new();
+    let resumed = Arc::new(Mutex::new(Vec::new()));
+    let seen = resumed.clone();
+    let connector = Scripted::new(move |ctx, _| {
+        let seen = seen.clone();
+        async move {
+            let partition = Arc::new(Partition::new(name("bus"), "orders", "", 0).unwrap());
+            let upstream = Upstream { committed: Some(5), earliest: 0, end: 100 };
+            let resume = ctx.positions.take_up(&partition, upstream).await.unwrap();
+            seen.lock().unwrap().push(resume);
+            ctx.positions.committed(&partition, 10).await.unwrap();
+            well_behaved(ctx).await
+        }
+    });
+    world.apply(&[("bus", connector, json!({}))]).await;
+    world.until("bus", SourceState::Connected).await;
+
+    assert_eq!(world.runtime.reset_positions(&name("bus")).await.unwrap(), Some(1));
+    eventually(SOON, "the second run", async || resumed.lock().unwrap().len() == 2).await;
+    assert_eq!(world.runtime.reset_positions(&name("nobody")).await.unwrap(), None);
+
+    // Had the 10 been known still, the 5 would have contradicted it.
+    let from_five = Resume { from: Some(5), voided: None };
+    assert_eq!(*resumed.lock().unwrap(), [from_five.clone(), from_five]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -224,5 +224,25 @@ macro_rules! cases {
 cases! {
     jetstream: upstreams::JetStream;
     kafka: upstreams::Kafka;
+    mqtt: upstreams::Mqtt;
     nats: upstreams::Nats;
+}
+
+/// What a source has received is forgotten on request: through the command, the route, the runtime and the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_are_forgotten_on_request() {
+    let world = World::<upstreams::Kafka>::start().await;
+    world.publish(0..300).await;
+    world.all_reached(0..300).await;
+
+    let said = world.broker.evoke(&["--output", "json", "sources", "reset-position", "events"]).await;
+    let said: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(said, serde_json::json!({"name": "events", "partitions": 3}));
+    world.connected().await;
+
+    // The group is where it was, so nothing comes twice.
+    world.publish(300..400).await;
+    world.all_reached(0..400).await;
+    world.broker.quiet().await;
+    assert_eq!(world.reached(), ((0..400).collect(), 400));
 }
