@@ -188,15 +188,15 @@ async fn wishes_that_change_before_they_are_answered_leave_no_consumer_behind() 
         settings(json!({"declare": true, "topics": "from-functions", "queues": [{"name": queue}]})).await;
     let rig = Rig::connected(settings).await;
 
-    for pause in 0..20 {
+    for pause in 0..8 {
         rig.functions_want(&[&queue]);
-        // Another moment of what it begins each time.
-        tokio::time::sleep(Duration::from_micros(pause * 200)).await;
+        // Another moment of what it begins each time; then long enough for whatever was begun to come to its end.
+        tokio::time::sleep(Duration::from_millis(pause)).await;
         rig.functions_want(&[]);
-        tokio::time::sleep(Duration::from_micros(pause * 200)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        eventually(PATIENCE, "no consumer", async || client.look(&queue).await == Some((0, 0))).await;
     }
 
-    eventually(PATIENCE, "no consumer", async || client.look(&queue).await == Some((0, 0))).await;
     assert!(rig.status().subscriptions.is_empty());
     rig.functions_want(&[&queue]);
     client.publish(&[Message::to(&queue, "x")]).await;
