@@ -465,6 +465,23 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_that_is_inherited_exists() {
+        let inherited = connectors_sdk::Connector::inherits(&Mqtt);
+        let mut at = Reader::new(json!({}));
+        MqttSettings::from_reader(&SourceName::parse("mqtt").unwrap(), &mut at);
+        let known: Vec<&str> = at.known().collect();
+        for key in inherited.variables.iter().map(|variable| variable.key) {
+            assert!(known.contains(&key), "{key}");
+        }
+
+        let read = read(json!({
+            "url": "tcp://emitter:8080", "topics": ["sample-topic/#"], "client_id": "testgoid", "clean": false,
+            "qos": 0, "trim_channel_key": true, "protocol": inherited.defaults[0].1,
+        }));
+        assert_eq!(read.unwrap().protocol, Protocol::V4);
+    }
+
+    #[test]
     fn without_acknowledgements_no_session_is_kept() {
         assert!(read(json!({"url": "h", "qos": 0})).unwrap().clean);
     }

@@ -20,7 +20,8 @@ pub(crate) struct ServerLog {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
     pub(crate) connected: bool,
-    pub(crate) connections: u64,
+    /// It took leave, instead of only being gone.
+    pub(crate) took_leave: bool,
     /// Filters as they were asked for, without the group.
     pub(crate) subscriptions: BTreeSet<String>,
     /// Messages it acknowledged: PUBACK or PUBREC.
@@ -68,12 +69,16 @@ impl ServerLog {
             ["New", "client", "connected", "from", _, "as", id, _, clean, ..] => {
                 let client = self.clients.entry(id.to_owned()).or_default();
                 client.connected = true;
-                client.connections += 1;
+                client.took_leave = false;
                 if clean == "c1," {
                     client.subscriptions.clear();
                 }
             }
-            ["Client", id, "disconnected." | "closed", ..]
+            ["Client", id, "disconnected."] => {
+                let client = self.clients.entry(id.to_owned()).or_default();
+                (client.connected, client.took_leave) = (false, true);
+            }
+            ["Client", id, "closed", ..]
             | ["Client", id, "has", "exceeded", "timeout,", ..]
             | ["Socket", "error", "on", "client", id, ..] => {
                 self.clients.entry(id.trim_end_matches(',').to_owned()).or_default().connected = false;

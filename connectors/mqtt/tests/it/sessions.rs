@@ -147,14 +147,14 @@ async fn without_an_id_of_the_publisher_a_new_run_knows_nothing_again() {
 async fn a_stop_leaves_the_session_or_the_topics_as_it_is_told() {
     let mut world = World::start().await;
     Rig::connected(world.settings(json!({}))).await.stopped().await;
-    eventually(PATIENCE, "the good-bye", async || !world.log.client("source").connected).await;
+    eventually(PATIENCE, "the good-bye", async || world.log.client("source").took_leave).await;
     assert_eq!(world.log.client("source").subscriptions.len(), 1);
     world.publisher.send("orders/new", "kept").await;
 
     let rig = Rig::connected(world.settings(json!({"at_stop": "leave"}))).await;
     rig.has_taken("kept").await;
     rig.stopped().await;
-    eventually(PATIENCE, "the good-bye", async || !world.log.client("source").connected).await;
+    eventually(PATIENCE, "the good-bye", async || world.log.client("source").took_leave).await;
     assert!(world.log.client("source").subscriptions.is_empty());
 }
 
