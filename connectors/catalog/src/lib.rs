@@ -8,6 +8,8 @@ pub const ALL: &[&dyn Connector] = &[
     &connectors_cron::Cron,
     #[cfg(feature = "kafka")]
     &connectors_kafka::Kafka,
+    #[cfg(feature = "minio")]
+    &connectors_minio::Minio,
     #[cfg(feature = "mqtt")]
     &connectors_mqtt::Mqtt,
     #[cfg(feature = "nats")]

@@ -1,0 +1,222 @@
+//! The webhook: the store sends, and keeps what we do not take.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use connectors_sdk::receiver::{Custody, Handler, NotTaken, Receiver, answer, received};
+use connectors_sdk::{
+    Capabilities, Common, Event, EventForm, Quarantined, Receipt, Retry, Source, SourceContext, SourceError,
+    SourceName, Wishes,
+};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use crate::repair::{Found, Memory, Repair};
+use crate::settings::{Endpoint, WebhookSettings};
+use crate::{event, names};
+
+/// A source that the store sends to.
+pub(crate) struct WebhookSource {
+    name: SourceName,
+    common: Common,
+    settings: WebhookSettings,
+}
+
+impl WebhookSource {
+    pub(crate) fn new(name: SourceName, common: Common, settings: WebhookSettings) -> Self {
+        WebhookSource { name, common, settings }
+    }
+}
+
+#[async_trait]
+impl Source for WebhookSource {
+    fn capabilities(&self) -> Capabilities {
+        // A store with a `queue_dir` keeps and sends again.
+        Capabilities { acknowledges: true, replays: true, decodes: true, ..Capabilities::NONE }
+    }
+
+    async fn run(self: Box<Self>, ctx: SourceContext) -> Result<(), SourceError> {
+        let token = self.settings.token.reveal().await?;
+        let receiver = Receiver::bind(&self.settings.receiver, self.common.in_flight, &ctx).await?;
+        let mut following = self.common.follow(&ctx);
+        let (wishes, wished) = watch::channel(following.now().clone());
+        let memory = self.settings.repair.is_some().then(Arc::<Memory>::default);
+        let notifications = Arc::new(Notifications {
+            form: self.common.form.clone(),
+            token,
+            custody: Custody::new(&ctx, self.common.in_flight),
+            wishes: wished.clone(),
+            memory: memory.clone(),
+        });
+        let _repairing = match (self.settings.repair.clone(), memory) {
+            (Some(endpoint), Some(memory)) if endpoint.repair.enabled => {
+                let at = Repairing { ctx: ctx.clone(), notifications: notifications.clone(), wishes: wished };
+                let repair = Repair::new(&self.name, &endpoint, &ctx).await?;
+                Some(AbortOnDropHandle::new(tokio::spawn(at.run(repair, endpoint, memory))))
+            }
+            _ => None,
+        };
+        ctx.health.subscribed(following.now().names());
+        ctx.health.connected();
+        let mut serving = std::pin::pin!(receiver.serve(notifications, ctx.shutdown.clone()));
+        loop {
+            tokio::select! {
+                () = &mut serving => return Ok(()),
+                now = following.changed() => {
+                    ctx.health.subscribed(now.names());
+                    wishes.send_replace(now.clone());
+                }
+            }
+        }
+    }
+}
+
+/// What is done with what the store sends.
+struct Notifications {
+    form: EventForm,
+    token: SecretString,
+    custody: Custody,
+    wishes: watch::Receiver<Wishes>,
+    /// What was told, where somebody looks for what was not.
+    memory: Option<Arc<Memory>>,
+}
+
+impl Notifications {
+    /// Takes one event, or keeps what the broker will never take.
+    async fn take(&self, event: Result<Event, Box<Quarantined>>) -> Result<Receipt, NotTaken> {
+        let event = match event {
+            Ok(event) => event,
+            Err(unreadable) => return self.custody.unreadable(*unreadable).await,
+        };
+        let body = event.body.clone();
+        match self.custody.event(event).await {
+            // The store would send it for ever, and nothing behind it.
+            Err(NotTaken::Refused(refusal)) if refusal.retry() == Retry::Never => {
+                self.custody.unreadable(*event::unreadable(&self.form, body, refusal.to_string())).await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Notifications {
+    async fn admit(&self, head: &Parts) -> Result<(), Response<Bytes>> {
+        match head.method {
+            // The store asks whether anybody is there, without its token.
+            Method::HEAD => return Err(Response::new(Bytes::new())),
+            Method::POST => {}
+            _ => return Err(answer(StatusCode::METHOD_NOT_ALLOWED, "notifications are posted")),
+        }
+        let shown = head.headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+        if is_token(shown, self.token.expose_secret().as_bytes()) {
+            Ok(())
+        } else {
+            Err(answer(StatusCode::UNAUTHORIZED, "the token is another one than the source's"))
+        }
+    }
+
+    async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let body = request.into_body();
+        if body.is_empty() {
+            return received(&[]);
+        }
+        let told = match event::records(&body) {
+            Ok(told) => told,
+            Err(why) => {
+                let kept = self.custody.unreadable(*event::unreadable(&self.form, body, why)).await;
+                return kept.map_or_else(|why| why.answer(), |receipt| received(&[receipt]));
+            }
+        };
+        let mut receipts = Vec::new();
+        for told in told {
+            if !names::wanted(&self.wishes.borrow(), &told.topic()) {
+                continue;
+            }
+            match self.take(event::event_from(&self.form, &told)).await {
+                Ok(receipt) => receipts.push(receipt),
+                Err(why) => return why.answer(),
+            }
+            if let Some(memory) = &self.memory {
+                memory.remember(&told.record);
+            }
+        }
+        received(&receipts)
+    }
+}
+
+/// Whether this is the token, after `Bearer` or, as a store shows one of two words, verbatim. Takes the same time whatever
+/// of it is right.
+fn is_token(shown: &[u8], token: &[u8]) -> bool {
+    let bearer = shown.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    let word = bearer.map_or(&b""[..], |(_, word)| word);
+    !token.is_empty() && bool::from(shown.ct_eq(token) | word.ct_eq(token))
+}
+
+/// Looks from time to time for what was never sent.
+struct Repairing {
+    ctx: SourceContext,
+    notifications: Arc<Notifications>,
+    wishes: watch::Receiver<Wishes>,
+}
+
+impl Repairing {
+    async fn run(self, mut repair: Repair, endpoint: Endpoint, memory: Arc<Memory>) {
+        loop {
+            let wishes = self.wishes.borrow().clone();
+            let mut finding = repair.find(&wishes, endpoint.repair.settle);
+            let mut failed = None;
+            while let Some(found) = finding.recv().await {
+                match found {
+                    Found::Object { bucket, object } => {
+                        if !memory.knows(&bucket, &object) && !self.reconcile(&wishes, &bucket, &object).await
+                        {
+                            failed = Some("the broker does not take what was found".to_owned());
+                            break;
+                        }
+                    }
+                    Found::Until { bucket, until } => repair.done(&bucket, until).await,
+                    Found::Failed(why) => failed = Some(why),
+                }
+            }
+            if let Some(why) = failed {
+                warn!(%why, "what was not notified of cannot be looked for");
+                self.ctx.health.problem(format!("repair: {why}"));
+            } else {
+                memory.forget_before(repair.earliest());
+            }
+            tokio::time::sleep(endpoint.repair.every).await;
+        }
+    }
+
+    /// Whether it is durable, or nobody wants it.
+    async fn reconcile(&self, wishes: &Wishes, bucket: &str, object: &crate::listing::Object) -> bool {
+        let told = event::reconciled(bucket, object);
+        if !names::wanted(wishes, &told.topic()) {
+            return true;
+        }
+        let form = &self.notifications.form;
+        self.notifications.take(event::reconciled_event(form, &told, object.modified)).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_as_a_bearers_or_verbatim() {
+        assert!(is_token(b"Bearer s3cret", b"s3cret") && is_token(b"bearer s3cret", b"s3cret"));
+        assert!(is_token(b"Basic abc", b"Basic abc") && is_token(b"s3cret", b"s3cret"));
+        for wrong in [&b""[..], b"Bearer ", b"Bearer s3cre", b"Bearer s3crets", b"Basic s3cret"] {
+            assert!(!is_token(wrong, b"s3cret"), "{wrong:?}");
+        }
+        assert!(!is_token(b"", b"") && !is_token(b"Bearer ", b""));
+    }
+}

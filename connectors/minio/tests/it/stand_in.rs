@@ -1,0 +1,104 @@
+//! A stand-in for a store that passes its notification stream on: the documented stream, byte for byte, in chunks.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+use tokio_util::task::AbortOnDropHandle;
+
+/// What a stand-in does with the next requests for the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Streams.
+    Streams,
+    /// Takes the request and says nothing at all, as some builds do.
+    Silent,
+    /// Refuses it.
+    Refuses,
+}
+
+/// The stand-in.
+pub(crate) struct StandIn {
+    pub(crate) address: SocketAddr,
+    say: broadcast::Sender<Option<Vec<u8>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl StandIn {
+    pub(crate) async fn start(manner: Manner) -> StandIn {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (say, _) = broadcast::channel(4096);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (saying, seen) = (say.clone(), asked.clone());
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, saying.subscribe(), seen.clone(), manner));
+            }
+        });
+        StandIn { address, say, asked, _serving: AbortOnDropHandle::new(serving) }
+    }
+
+    /// Sends these bytes to whoever listens.
+    pub(crate) fn say(&self, bytes: impl Into<Vec<u8>>) {
+        // Nobody may listen: a stream keeps nothing.
+        let _ = self.say.send(Some(bytes.into()));
+    }
+
+    /// Ends all streams.
+    pub(crate) fn cut(&self) {
+        let _ = self.say.send(None);
+    }
+
+    /// The requests, each with its headers.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    mut said: broadcast::Receiver<Option<Vec<u8>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    manner: Manner,
+) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    asked.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+    match manner {
+        Manner::Silent => std::future::pending().await,
+        Manner::Refuses => {
+            let body = "<Error><Code>AccessDenied</Code></Error>";
+            let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.ok()
+        }
+        Manner::Streams => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nDate: Sun, 29 Nov 2026 07:00:00 GMT\r\n\
+                        Transfer-Encoding: chunked\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.ok()?;
+            while let Some(bytes) = said.recv().await.ok()? {
+                let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat();
+                stream.write_all(&chunk).await.ok()?;
+            }
+            Some(())
+        }
+    }
+}
+
+/// One notification, as the stream has it.
+pub(crate) fn line(bucket: &str, key: &str, sequencer: u32) -> String {
+    let record = serde_json::json!({
+        "eventVersion": "2.0", "eventSource": "minio:s3", "awsRegion": "",
+        "eventTime": "2026-11-29T07:00:01.000Z", "eventName": "s3:ObjectCreated:Put",
+        "s3": {
+            "bucket": {"name": bucket, "arn": format!("arn:aws:s3:::{bucket}")},
+            "object": {"key": key, "size": 1, "eTag": "e", "sequencer": format!("{sequencer:X}")},
+        },
+    });
+    format!("{}\n", serde_json::json!({ "Records": [record] }))
+}
