@@ -13,6 +13,7 @@ mod kafka;
 mod mqtt;
 mod nats;
 mod rabbitmq;
+mod webhook;
 
 use std::future::Future;
 
@@ -23,6 +24,7 @@ pub use kafka::Kafka;
 pub use mqtt::Mqtt;
 pub use nats::Nats;
 pub use rabbitmq::Rabbitmq;
+pub use webhook::Webhook;
 
 /// A real server with a topic of its own.
 pub trait Upstream: Sized + Send + Sync + 'static {

@@ -226,6 +226,7 @@ cases! {
     kafka: upstreams::Kafka;
     mqtt: upstreams::Mqtt;
     nats: upstreams::Nats;
+    webhook: upstreams::Webhook;
 }
 
 /// What a source has received is forgotten on request: through the command, the route, the runtime and the store.
