@@ -111,7 +111,9 @@ impl ReceiverSettings {
         let tls = at.table("tls", ServerTls::read);
         let limits = at.table("limits", ReceiverLimits::read).unwrap_or_default();
         let listen = listen?;
-        let Ok(listen) = listen.parse() else {
+        // A port alone, as OpenFaaS' connectors are told it, is that of every interface.
+        let every = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let Ok(listen) = listen.parse().or_else(|_| listen.parse().map(every)) else {
             at.refuse(
                 "listen",
                 format!("{listen:?} is no address with a port"),

@@ -72,6 +72,11 @@ impl Endpoint {
 
 fn path(name: &str, prefix: &str, at: &mut Reader) -> Option<String> {
     let path: String = at.or("path", format!("{prefix}{name}"));
+    // The URL that senders are told stands for its path.
+    let path = match url::Url::parse(&path) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => url.path().to_owned(),
+        _ => path,
+    };
     if !path.starts_with('/') {
         at.refuse("path", format!("{path:?} does not begin with a slash"), format!("write /{path}"));
         return None;

@@ -44,11 +44,20 @@ impl Connector for Webhook {
     fn inherits(&self) -> Inheritance {
         Inheritance {
             defined_by: &[&["-arn"]],
-            variables: &[Inherited { name: "-arn", key: "endpoints.sns.arn", form: InheritedForm::List }],
+            variables: &[
+                Inherited { name: "-arn", key: "endpoints.sns.arn", form: InheritedForm::List },
+                Inherited { name: "-callback-url", key: "endpoints.sns.path", form: InheritedForm::Text },
+                Inherited { name: "-port", key: "listen", form: InheritedForm::Text },
+                Inherited {
+                    name: "-confirm-timeout",
+                    key: "endpoints.sns.confirm_timeout",
+                    form: InheritedForm::Duration,
+                },
+            ],
             defaults: &[
                 ("listen", "0.0.0.0:8080"),
                 ("endpoints.sns.kind", "sns"),
-                // Its callback URL was the user's own.
+                // Where no callback URL says another one.
                 ("endpoints.sns.path", "/"),
             ],
         }

@@ -168,6 +168,16 @@ mod tests {
     }
 
     #[test]
+    fn the_flags_of_openfaas_sns_connector_are_settings_here() {
+        let settings = json!({
+            "listen": "8080",
+            "endpoints": {"sns": {"kind": "sns", "arn": ["arn:a"], "path": "https://h/hook/", "confirm_timeout": "30s"}},
+        });
+        let settings = read(settings).unwrap();
+        assert_eq!((settings.receiver.listen.port(), settings.endpoints[0].path.as_str()), (8080, "/hook"));
+    }
+
+    #[test]
     fn two_endpoints_cannot_have_one_path() {
         let endpoints = json!({
             "a": {"kind": "github", "secret": "s", "path": "/x/"},

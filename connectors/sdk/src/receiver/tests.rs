@@ -176,6 +176,7 @@ fn wrong_settings_are_named_at_once() {
         ]
     );
     assert_eq!(settings(json!({})).limits, ReceiverLimits::default());
+    assert_eq!(settings(json!({"listen": "8080"})).listen.to_string(), "0.0.0.0:8080");
 }
 
 #[tokio::test]
