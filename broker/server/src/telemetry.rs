@@ -39,13 +39,13 @@ impl Telemetry {
     }
 }
 
-/// Our own crates at the configured level; libraries speak up from `warn` on, unless everything is asked for. What the NATS
-/// client logs of a lost connection the source reports itself, once.
+/// Our own crates at the configured level; libraries speak up from `warn` on, unless everything is asked for. What the
+/// clients of NATS and RabbitMQ log of a lost connection the source reports itself, once.
 fn filter(level: Level) -> EnvFilter {
     EnvFilter::new(match level {
-        Level::Error => "error,async_nats=off",
-        Level::Warn => "warn,async_nats=off",
-        Level::Info => "warn,evoke=info,broker=info,connectors=info,async_nats=off",
+        Level::Error => "error,async_nats=off,lapin=off",
+        Level::Warn => "warn,async_nats=off,lapin=off",
+        Level::Info => "warn,evoke=info,broker=info,connectors=info,async_nats=off,lapin=off",
         Level::Debug => "info,evoke=debug,broker=debug,connectors=debug",
         Level::Trace => "trace",
     })

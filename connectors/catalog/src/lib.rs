@@ -16,6 +16,8 @@ pub const ALL: &[&dyn Connector] = &[
     &connectors_nats::Nats,
     #[cfg(feature = "rabbitmq")]
     &connectors_rabbitmq::Rabbitmq,
+    #[cfg(feature = "sqs")]
+    &connectors_sqs::Sqs,
     #[cfg(feature = "webhook")]
     &connectors_webhook::Webhook,
 ];

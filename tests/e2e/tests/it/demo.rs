@@ -21,14 +21,20 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) async fn start(arguments: &[&str]) -> Demo {
-        let temporary = tempfile::tempdir().unwrap();
-        let port = four_ports();
-        let process = Program::new(evoke_binary())
+        Demo::start_in(tempfile::tempdir().unwrap(), arguments, &[]).await
+    }
+
+    /// One in this directory, with these variables.
+    pub(crate) async fn start_in(temporary: TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Demo {
+        let port = ports_in_a_row(4);
+        let program = Program::new(evoke_binary())
             .argument("demo")
             .arguments(["--port", &port.to_string()])
             .arguments(arguments)
-            .environment("TMPDIR", temporary.path())
-            .start();
+            .directory(temporary.path())
+            .environment("TMPDIR", temporary.path());
+        let process =
+            variables.iter().fold(program, |program, (name, value)| program.environment(name, value)).start();
         process.wait_for_line("Stop with Ctrl-C", SOON);
         Demo { process, port, temporary }
     }
@@ -82,12 +88,12 @@ impl Demo {
     }
 }
 
-/// The first of four ports in a row that nobody listens on.
-fn four_ports() -> u16 {
+/// The first of so many ports in a row that nobody listens on.
+pub(crate) fn ports_in_a_row(many: u16) -> u16 {
     loop {
         let first = address().port();
         let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first + 1..first + 4).all(free) {
+        if (first + 1..first + many).all(free) {
             return first;
         }
     }

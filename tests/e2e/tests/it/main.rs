@@ -16,5 +16,6 @@ mod listed;
 mod operate;
 mod schedules;
 mod sources;
+mod sources_tour;
 mod tour;
 mod transcript;

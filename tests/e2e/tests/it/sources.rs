@@ -226,6 +226,7 @@ cases! {
     kafka: upstreams::Kafka;
     mqtt: upstreams::Mqtt;
     nats: upstreams::Nats;
+    rabbitmq: upstreams::Rabbitmq;
     webhook: upstreams::Webhook;
 }
 

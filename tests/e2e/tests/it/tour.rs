@@ -19,11 +19,15 @@ use crate::demo::Demo;
 use crate::transcript::{Ids, blocks, page};
 
 /// Runs a line of a page as a shell would, in this directory.
-async fn shell(line: &str, directory: &Path, url: &str) -> Said {
+pub(crate) async fn shell(line: &str, directory: &Path, url: &str) -> Said {
     let programs = evoke_binary().parent().expect("a folder").display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").expect("a PATH"));
     let mut command = tokio::process::Command::new("sh");
     command.arg("-c").arg(line).current_dir(directory).env_clear().env("PATH", path).env("EVOKE_URL", url);
+    // Where what was installed is kept.
+    let cache =
+        ["HOME", "XDG_CACHE_HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.envs(cache);
     let running = command.stdin(std::process::Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(SOON, running).await;
     let output = output.unwrap_or_else(|_| panic!("{line} did not end")).expect("a shell");
