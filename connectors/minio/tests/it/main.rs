@@ -6,4 +6,5 @@ mod listen;
 mod repair;
 mod rig;
 mod stand_in;
+mod targets;
 mod webhook;
