@@ -23,9 +23,8 @@ use crate::settings::Endpoint;
 use crate::stream::{LONGEST, Line, Lines};
 
 /// What it most likely means that a stream is accepted and nothing comes.
-const SILENT: &str = "it takes the request for notifications and sends not even headers. Builds of MinIO of late 2025 and \
-                      2026 do so, because they do not pass the stream on; let such a store send to a webhook instead \
-                      (listen and token), or use another build";
+const SILENT: &str = "it takes the request for notifications and sends not even headers. Some builds of MinIO do so, that of \
+                      February 2026 among them: let such a store send to a webhook instead (listen and token)";
 
 /// A source that asks for the stream.
 pub(crate) struct ListenSource {
