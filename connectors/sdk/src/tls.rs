@@ -143,7 +143,11 @@ impl Tls {
     }
 }
 
-pub(crate) fn certificates_in(key: &str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+pub(crate) fn certificates_in(
+    key: &str,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, SourceError> {
     let what = || format!("{path:?} holds no certificate");
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
