@@ -1,24 +1,21 @@
 //! What is answered: who may send, what came of it, and only then a success.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use connectors_sdk::receiver::{Custody, Handler, NotTaken, Unread, answer, received};
-use connectors_sdk::{
-    Clock, Common, Demand, Health, Receipt, SourceContext, Topic, Wildcards, Wishes, wishes,
-};
+use connectors_sdk::{Clock, Health, Receipt, SourceContext, Topic, Topics, Wildcards};
 use futures::{StreamExt, TryStreamExt};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use percent_encoding::percent_decode_str;
-use tokio::sync::watch;
 
 use crate::cloud_events::Mode;
 use crate::denied::{DENIED, Denied};
 use crate::endpoint::{Endpoint, Kind};
 use crate::event::{Brought, Message, Request};
-use crate::settings::{WebhookSettings, check};
+use crate::settings::WebhookSettings;
 use crate::sns::Sns;
 use crate::{cloud_events, github, gitlab, sns, standard, token};
 
@@ -28,7 +25,6 @@ const OF_A_BATCH: usize = 16;
 /// The endpoints of one source.
 pub(crate) struct Webhooks {
     settings: WebhookSettings,
-    wanted: Wanted,
     custody: Custody,
     sns: Sns,
     clock: Arc<dyn Clock>,
@@ -45,7 +41,6 @@ struct Place<'a> {
 impl Webhooks {
     pub(crate) fn new(settings: WebhookSettings, ctx: &SourceContext, sns: Sns) -> Self {
         Webhooks {
-            wanted: Wanted::new(&settings.common, ctx),
             custody: Custody::new(ctx, settings.common.in_flight),
             settings,
             sns,
@@ -155,8 +150,17 @@ impl Webhooks {
         Ok(Brought::Messages(messages))
     }
 
+    /// Whether the settings list topics, and this is none of them. What functions ask for is for the broker to say: it
+    /// knows whether it has heard of all of them yet.
+    fn is_left_out(&self, topic: &str) -> bool {
+        match &self.settings.common.topics {
+            Topics::FromFunctions => false,
+            Topics::List(names) => !names.iter().any(|name| Wildcards::Glob.matches(name, topic)),
+        }
+    }
+
     async fn hand_over(&self, message: Message) -> Result<Receipt, NotTaken> {
-        if !self.wanted.wants(&message.topic) {
+        if self.is_left_out(&message.topic) {
             if let Ok(event) = &message.outcome {
                 self.health.unwanted(&event.topic);
             } else if let Ok(topic) = Topic::parse(&message.topic) {
@@ -203,37 +207,6 @@ impl Handler for Webhooks {
     fn unread(&self, head: &Parts, why: Unread) {
         // The receiver answers.
         let _ = self.denied(head.uri.path(), &Denied::Unread(why));
-    }
-}
-
-/// What functions ask for, or the settings list, as it is at this moment: a sender cannot be told.
-struct Wanted {
-    common: Common,
-    seen: Mutex<(watch::Receiver<Demand>, Arc<Wishes>)>,
-}
-
-impl Wanted {
-    fn new(common: &Common, ctx: &SourceContext) -> Self {
-        let mut demand = ctx.demand.clone();
-        let now = Self::wishes(common, &mut demand);
-        Wanted { common: common.clone(), seen: Mutex::new((demand, now)) }
-    }
-
-    fn wishes(common: &Common, demand: &mut watch::Receiver<Demand>) -> Arc<Wishes> {
-        Arc::new(wishes(&common.topics, &demand.borrow_and_update(), &common.form, check))
-    }
-
-    fn wants(&self, topic: &str) -> bool {
-        let wishes = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let (demand, wishes) = &mut *seen;
-            if demand.has_changed().unwrap_or(false) {
-                *wishes = Self::wishes(&self.common, demand);
-            }
-            wishes.clone()
-        };
-        wishes.exact.contains(topic)
-            || wishes.patterns.iter().any(|pattern| Wildcards::Glob.matches(pattern, topic))
     }
 }
 

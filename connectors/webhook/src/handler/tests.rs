@@ -1,10 +1,13 @@
 //! What senders are answered, and what comes of what they send.
 
+use std::sync::Mutex;
+
 use connectors_sdk::{
-    Event, EventSink, HealthBoard, Lost, NoPositions, Quarantined, Refusal, SourceName, Timestamp,
+    Demand, Event, EventSink, HealthBoard, Lost, NoPositions, Quarantined, Refusal, SourceName, Timestamp,
 };
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -63,7 +66,6 @@ struct Rig {
     webhooks: Webhooks,
     sink: Arc<Sink>,
     board: HealthBoard,
-    demand: watch::Sender<Demand>,
 }
 
 fn rig(endpoints: Value, topics: Value) -> Rig {
@@ -72,17 +74,16 @@ fn rig(endpoints: Value, topics: Value) -> Rig {
     let settings = WebhookSettings::read(&SourceName::parse("hooks").unwrap(), settings).unwrap();
     let clock = Arc::new(At(Timestamp::from_millis(1_614_265_330_000)));
     let (sink, board) = (Arc::<Sink>::default(), HealthBoard::new(clock.clone()));
-    let demand = watch::channel(Demand::default()).0;
     let ctx = SourceContext {
         events: sink.clone(),
-        demand: demand.subscribe(),
+        demand: watch::channel(Demand::default()).1,
         positions: Arc::new(NoPositions),
         schedules: None,
         health: board.health(),
         shutdown: CancellationToken::new(),
         clock,
     };
-    Rig { webhooks: Webhooks::new(settings, &ctx, Sns::new(Https::default())), sink, board, demand }
+    Rig { webhooks: Webhooks::new(settings, &ctx, Sns::new(Https::default())), sink, board }
 }
 
 impl Rig {
@@ -215,17 +216,28 @@ async fn topics_come_from_the_path_behind_the_prefix() {
 }
 
 #[tokio::test]
-async fn what_nobody_wants_is_202_and_shown() {
-    let rig = rig(json!({"a": {"kind": "token", "secret": "none"}}), json!("from-functions"));
-    assert_eq!(rig.posted("/hooks/a", &[], "").await, 202);
+async fn what_the_list_leaves_out_is_202_and_shown() {
+    let rig = rig(json!({"a": {"kind": "token", "secret": "none"}}), json!(["b*", "c"]));
+    for path in ["/hooks/a", "/hooks/a/b"] {
+        assert_eq!(rig.posted(path, &[], "").await, 202);
+    }
     let status =
         rig.board.status(SourceName::parse("hooks").unwrap(), "webhook", connectors_sdk::Capabilities::NONE);
-    assert_eq!((status.counts.unmatched, status.unmatched_topics), (1, vec![("a".to_owned(), 1)]));
+    let unmatched = vec![("a".to_owned(), 1), ("a/b".to_owned(), 1)];
+    assert_eq!((status.counts.unmatched, status.unmatched_topics), (2, unmatched));
+    assert!(rig.topics().is_empty());
+}
 
-    let pattern = connectors_sdk::TopicPattern::exact(&Topic::parse("a").unwrap());
-    rig.demand.send_replace(Demand { patterns: [(pattern, Default::default())].into() });
+/// A function may have been deployed while we were away, and the list of functions not be here yet: only the broker knows.
+#[tokio::test]
+async fn what_no_function_is_known_to_want_is_for_the_broker_to_say() {
+    let rig = rig(json!({"a": {"kind": "token", "secret": "none"}}), json!("from-functions"));
+    *rig.sink.refusal.lock().unwrap() = Some(Refusal::NoFunctionList);
+    assert_eq!(rig.posted("/hooks/a", &[], "").await, 503);
+
+    *rig.sink.refusal.lock().unwrap() = None;
     assert_eq!(rig.posted("/hooks/a", &[], "").await, 202);
-    assert_eq!(rig.topics(), ["a"], "as soon as a function asks for it");
+    assert_eq!(rig.topics(), ["a"]);
 }
 
 #[tokio::test]

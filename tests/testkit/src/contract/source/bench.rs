@@ -60,6 +60,8 @@ pub(super) struct Sink {
     mode: watch::Sender<Mode>,
     seen: Arc<Mutex<Seen>>,
     board: HealthBoard,
+    /// What functions ask for, where the door decides by it; everything is wanted otherwise.
+    asked: Option<watch::Receiver<Demand>>,
 }
 
 #[derive(Default)]
@@ -118,8 +120,22 @@ impl Sink {
         self.seen().offers.values().sum()
     }
 
-    /// Takes an event, or does not.
+    /// Whether a function wants it.
+    fn is_wanted(&self, event: &Event) -> bool {
+        self.asked.as_ref().is_none_or(|asked| {
+            let demand = asked.borrow();
+            let mut patterns = demand.for_source(&event.source);
+            patterns.any(|pattern| pattern.matches(&event.source, event.wildcards, &event.topic))
+        })
+    }
+
+    /// Takes an event, or does not. What nobody wants is nobody's: there is no invocation.
     fn take(&self, event: Event, mode: Mode) -> Result<Receipt, Refusal> {
+        if !self.is_wanted(&event) {
+            let receipt = Receipt::default();
+            self.board.answered(&event.topic, &receipt);
+            return Ok(receipt);
+        }
         let mut seen = self.seen();
         let offers = seen.offers.entry(event.body.clone()).or_default();
         *offers += 1;
@@ -226,25 +242,30 @@ impl<U: Upstream> Bench<U> {
 
     /// A source with a list of topics, not started.
     pub(super) async fn prepared(topics: usize, in_flight: usize) -> Self {
-        let mut bench = Bench::<U>::asking_functions(topics, in_flight).await;
-        bench.settings = bench.upstream.settings(Some(&bench.topics), in_flight);
-        bench
+        Bench::<U>::with(topics, in_flight, true).await
     }
 
     /// A source that listens to what functions ask for, not started. Nothing is asked for yet.
     pub(super) async fn asking_functions(topics: usize, in_flight: usize) -> Self {
+        Bench::<U>::with(topics, in_flight, false).await
+    }
+
+    async fn with(topics: usize, in_flight: usize, listed: bool) -> Self {
         let upstream = Arc::new(U::start().await);
         let mut names = Vec::new();
         for n in 0..topics {
             names.push(upstream.topic(n).await);
         }
-        let settings = upstream.settings(None, in_flight);
+        let settings = upstream.settings(listed.then_some(&names[..]), in_flight);
+        let (demand, asked) = watch::channel(Demand::default());
         let clock = TestClock::start();
         let board = HealthBoard::new(clock.clone());
         let sink = Arc::new(Sink {
             mode: watch::channel(Mode::Accept).0,
             seen: Arc::default(),
             board: board.clone(),
+            // Who cannot be told what is wanted sends everything, and the broker's door says what is nobody's.
+            asked: (!listed && upstream.comes_to_the_source()).then_some(asked),
         });
         Bench {
             upstream,
@@ -253,7 +274,7 @@ impl<U: Upstream> Bench<U> {
             name: SourceName::parse("under-test").expect("a source's name"),
             board,
             clock,
-            demand: watch::channel(Demand::default()).0,
+            demand,
             positions: Arc::new(NoPositions),
             settings,
             run: None,
@@ -269,7 +290,8 @@ impl<U: Upstream> Bench<U> {
     /// Starts a second source of the same settings beside the first, as another replica has it, and stops it at its end.
     pub(super) async fn replica(&self) -> Replica {
         let board = HealthBoard::new(self.clock.clone());
-        let sink = Sink { mode: self.sink.mode.clone(), seen: self.sink.seen.clone(), board: board.clone() };
+        let (mode, seen, asked) = (self.sink.mode.clone(), self.sink.seen.clone(), self.sink.asked.clone());
+        let sink = Sink { mode, seen, board: board.clone(), asked };
         let settings = self.upstream.settings_of_replica(self.settings.clone());
         let run = self.spawn(Arc::new(sink), settings);
         eventually(PATIENCE, "the replica to be connected", async || board.state() == SourceState::Connected)
