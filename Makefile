@@ -14,7 +14,7 @@ demo: ## a gateway, functions, the broker and things to try, on this machine
 test: ## every test, against the real servers
 	@tests/prepare test
 	cargo build --locked -p broker-server
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 lint: ## formatting, lints, documentation warnings
 	cargo fmt --all --check

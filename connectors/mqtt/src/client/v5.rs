@@ -44,6 +44,8 @@ pub(super) fn options(settings: &MqttSettings, login: Login) -> Result<MqttOptio
         // The largest packet is our own matter. The library would end the connection over one, and the server send it again;
         // a server that is told drops it without a word.
         .set_unlimited_incoming_packet_size()
+        // We publish nothing: the library makes room for so many at once, 32 MB of it unless told.
+        .set_outgoing_inflight_upper_limit(PUBLISHED_AT_ONCE)
         .set_clean_start(settings.clean);
     if !settings.clean {
         let expiry = u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
@@ -51,6 +53,9 @@ pub(super) fn options(settings: &MqttSettings, login: Login) -> Result<MqttOptio
     }
     Ok(options)
 }
+
+/// The least the library allows.
+const PUBLISHED_AT_ONCE: u16 = 1;
 
 /// What of our session is ours to keep: nothing. We publish nothing, so there is nothing to send again.
 ///
@@ -67,7 +72,7 @@ impl SessionStore for NothingSent {
             client_id: key.client_id().to_owned(),
             clean_start: false,
             session_expiry_interval: None,
-            outgoing_inflight_upper_limit: None,
+            outgoing_inflight_upper_limit: Some(PUBLISHED_AT_ONCE),
             ack_mode: PersistedAckMode::Manual,
             last_pkid: 0,
             last_puback: 0,
