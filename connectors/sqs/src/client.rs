@@ -22,7 +22,7 @@ use connectors_sdk::SourceError;
 
 use crate::event::Received;
 use crate::names::Queue;
-use crate::settings::{Credentials, Seconds, SqsSettings};
+use crate::settings::{BodyForm, Credentials, Seconds, SqsSettings};
 use crate::trouble::{Failure, Trouble};
 
 /// What a request brought.
@@ -32,6 +32,8 @@ pub(crate) type Answer<T> = Result<T, Failure>;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     sqs: aws_sdk_sqs::Client,
+    /// What bodies are.
+    body: BodyForm,
     /// How long an answer may take.
     limit: Duration,
 }
@@ -62,7 +64,8 @@ impl Client {
                 cause: None,
             });
         }
-        Ok(Client { sqs: aws_sdk_sqs::Client::new(&config), limit: settings.request_timeout })
+        let sqs = aws_sdk_sqs::Client::new(&config);
+        Ok(Client { sqs, body: settings.body, limit: settings.request_timeout })
     }
 
     /// Asks for anything at all, to see whether we are answered. To be told that this is not allowed is an answer.
@@ -112,7 +115,8 @@ impl Client {
             .message_system_attribute_names(MessageSystemAttributeName::All)
             .message_attribute_names("All");
         let found = self.within(wait.duration(), request.send()).await?;
-        Ok(found.messages.unwrap_or_default().into_iter().filter_map(Received::from).collect())
+        let messages = found.messages.unwrap_or_default().into_iter();
+        Ok(messages.filter_map(|message| Received::from(message, self.body)).collect())
     }
 
     /// Deletes messages by their handles, at most 10; answers what came to nothing, by its place among them.

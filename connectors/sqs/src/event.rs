@@ -23,15 +23,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A message as it was received. Cheap to clone but for the attributes.
+/// A message as it was received, its body read as the settings say. Cheap to clone but for the attributes.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     /// What the message is called as long as it exists.
     pub(crate) id: String,
     /// What this receipt of it is called.
     pub(crate) handle: String,
-    /// Its body.
+    /// Its body; as it was sent where it is malformed.
     pub(crate) body: Bytes,
+    /// Why the body is not what the settings say, where it is not.
+    malformed: Option<String>,
     /// How often it was received, this time included.
     pub(crate) receives: u32,
     /// The group within which a FIFO queue keeps the order.
@@ -44,7 +46,7 @@ pub(crate) struct Received {
 
 impl Received {
     /// What the client read. `None` without what every message has; there is nothing then to delete it by, either.
-    pub(crate) fn from(message: Message) -> Option<Received> {
+    pub(crate) fn from(message: Message, form: BodyForm) -> Option<Received> {
         let system = |name: MessageSystemAttributeName| {
             message.attributes.as_ref().and_then(|all| all.get(&name)).cloned()
         };
@@ -56,10 +58,19 @@ impl Received {
             .unwrap_or(1);
         let mut attributes: Vec<_> = message.message_attributes.unwrap_or_default().into_iter().collect();
         attributes.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let text = message.body.unwrap_or_default();
+        // What is held is held once, in the form in which it goes on.
+        let decoded = (form == BodyForm::Base64).then(|| from_base64(text.as_bytes()));
+        let (body, malformed) = match decoded {
+            Some(Ok(bytes)) => (bytes, None),
+            Some(Err(why)) => (text.into(), Some(why)),
+            None => (text.into(), None),
+        };
         Some(Received {
             id: message.message_id?,
             handle: message.receipt_handle?,
-            body: message.body.unwrap_or_default().into(),
+            body,
+            malformed,
             receives,
             group,
             sequence,
@@ -91,26 +102,22 @@ pub(crate) fn event_from(
     name: &str,
     message: &Received,
 ) -> Result<Event, Box<Quarantined>> {
-    let incoming = |body: Bytes| described(form, queue, name, message, body);
-    match body {
-        BodyForm::AsIs => {
-            let whole = incoming(message.body.clone());
-            match SnsMessage::in_body(&message.body) {
-                Some(sns) => sns.describe(whole).event(),
-                None => whole.event(),
-            }
-        }
-        BodyForm::Base64 => match from_base64(&message.body) {
-            Ok(decoded) => incoming(decoded).event(),
-            Err(why) => Err(incoming(message.body.clone()).unreadable(why.to_string())),
-        },
-        BodyForm::Sns => match notification(&message.body) {
+    let whole = || described(form, queue, name, message, message.body.clone());
+    if let Some(why) = &message.malformed {
+        return Err(whole().unreadable(why.as_str()));
+    }
+    if body == BodyForm::Sns {
+        return match notification(&message.body) {
             Ok(mut sns) => {
                 let text = std::mem::take(&mut sns.message);
-                sns.describe(incoming(text.into())).event()
+                sns.describe(described(form, queue, name, message, text.into())).event()
             }
-            Err(why) => Err(incoming(message.body.clone()).unreadable(why.to_string())),
-        },
+            Err(why) => Err(whole().unreadable(why)),
+        };
+    }
+    match SnsMessage::in_body(&message.body) {
+        Some(sns) => sns.describe(whole().notified(sns.message.as_bytes())).event(),
+        None => whole().event(),
     }
 }
 
@@ -167,7 +174,7 @@ fn attribute<'a>(incoming: Incoming<'a>, name: &str, value: &MessageAttributeVal
 }
 
 /// Line breaks within are passed over, as MIME has them.
-fn from_base64(body: &[u8]) -> Result<Bytes, impl fmt::Display + use<>> {
+fn from_base64(body: &[u8]) -> Result<Bytes, String> {
     let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     BASE64.decode(text).map(Bytes::from).map_err(|error| format!("the body is no base64: {error}"))
 }

@@ -258,9 +258,8 @@ impl Hold {
         let Some(held) = self.held.get(&serial) else { return Seconds(0) };
         let again = held.message.receives.saturating_sub(1).min(16);
         let wait = after.max((Duration::from_secs(1) * (1 << again)).min(LONGEST_WAIT));
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let seconds = Seconds(i32::try_from(seconds).unwrap_or(i32::MAX));
-        within_the_longest(seconds, now.saturating_duration_since(held.received)).unwrap_or(Seconds(0))
+        within_the_longest(Seconds::up(wait), now.saturating_duration_since(held.received))
+            .unwrap_or(Seconds(0))
     }
 
     fn stop_renewing(&mut self, serial: Serial) {

@@ -65,6 +65,12 @@ impl Setting for BodyForm {
 pub(crate) struct Seconds(pub(crate) i32);
 
 impl Seconds {
+    /// The least whole seconds that last so long.
+    pub(crate) fn up(duration: Duration) -> Seconds {
+        let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+        Seconds(i32::try_from(seconds).unwrap_or(i32::MAX))
+    }
+
     /// The same for clocks.
     pub(crate) fn duration(self) -> Duration {
         Duration::from_secs(u64::from(self.0.unsigned_abs()))

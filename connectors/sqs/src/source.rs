@@ -116,7 +116,10 @@ struct Session {
     window: AckWindow<Token>,
     /// By the paths of the queues.
     outboxes: BTreeMap<Box<str>, Outbox>,
-    polls: FuturesUnordered<BoxFuture<'static, Option<Polled>>>,
+    polls: FuturesUnordered<BoxFuture<'static, (u64, Option<Polled>)>>,
+    /// The path of the queue and the latest end of each request for messages that is on its way, by its number.
+    poll_ends: BTreeMap<u64, (Box<str>, Instant)>,
+    next_poll: u64,
     requests: FuturesUnordered<BoxFuture<'static, Told>>,
     /// The last request was not answered.
     cut: bool,
@@ -142,6 +145,8 @@ impl Session {
             client,
             outboxes: BTreeMap::new(),
             polls: FuturesUnordered::new(),
+            poll_ends: BTreeMap::new(),
+            next_poll: 0,
             requests: FuturesUnordered::new(),
             cut: false,
             probe_at: now + PROBE_EVERY,
@@ -169,11 +174,7 @@ impl Session {
                 },
                 Some(resolved) = self.window.next(), if self.window.in_flight() > 0 => self.settle(resolved),
                 Some(told) = self.requests.next(), if !self.requests.is_empty() => self.hear(told)?,
-                Some(polled) = self.polls.next(), if !self.polls.is_empty() => {
-                    if let Some(polled) = polled {
-                        self.receive(polled)?;
-                    }
-                }
+                Some(polled) = self.polls.next(), if !self.polls.is_empty() => self.receive(polled)?,
                 () = tokio::time::sleep_until(next_time) => {}
             }
             self.work();
@@ -185,7 +186,7 @@ impl Session {
     /// Begins nothing more, gives back what is not begun, and finishes what is.
     async fn stop(&mut self) {
         self.stopping = true;
-        while let Some(Some(Some(polled))) = self.polls.next().now_or_never() {
+        while let Some(Some(polled)) = self.polls.next().now_or_never() {
             // It came too late to be begun, but it came: it need not stay hidden.
             let _ = self.receive(polled);
         }
@@ -328,10 +329,16 @@ impl Session {
         self.hide(waiting, Seconds(0));
     }
 
-    /// Messages go back, to be seen again after that time.
+    /// Messages go back, to be seen again after that time. Where requests for messages were cut, not before SQS has done with
+    /// those: it would hand the messages to nobody, and hide them for as long as if somebody held them.
     fn hide(&mut self, serials: Vec<Serial>, time: Seconds) {
+        let now = Instant::now();
         for serial in serials {
             let Some(queue) = self.hold.get(serial).map(|held| held.queue.clone()) else { continue };
+            let cut = self.stopping || !self.queues.reads(&queue.path);
+            let ends = self.poll_ends.values().filter(|(path, _)| cut && *path == queue.path);
+            let rest = ends.map(|(_, end)| Seconds::up(end.saturating_duration_since(now))).max();
+            let time = time.max(rest.unwrap_or(Seconds(0)));
             self.outbox(&queue).times.push(Hide { serial, time, goes_back: true });
         }
     }
@@ -416,16 +423,23 @@ impl Session {
         let client = self.client.clone();
         let visibility = self.settings.visibility;
         let wait = if poll.waits { self.settings.wait } else { Seconds(0) };
+        let number = self.next_poll;
+        self.next_poll += 1;
+        self.poll_ends.retain(|_, (_, end)| *end > asked);
+        self.poll_ends.insert(number, (poll.queue.path.clone(), asked + wait.duration()));
         self.polls.push(Box::pin(async move {
             let Poll { queue, messages, left, .. } = poll;
-            let answer = left.run_until_cancelled(client.receive(&queue, messages, visibility, wait)).await?;
-            Some(Polled { queue, messages, asked, answer })
+            let answer = left.run_until_cancelled(client.receive(&queue, messages, visibility, wait)).await;
+            (number, answer.map(|answer| Polled { queue, messages, asked, answer }))
         }));
     }
 
     // --- from SQS ---
 
-    fn receive(&mut self, polled: Polled) -> Result<(), SourceError> {
+    fn receive(&mut self, (poll, polled): (u64, Option<Polled>)) -> Result<(), SourceError> {
+        // One that was cut goes on at SQS, as far as anybody can tell; its end stays known.
+        let Some(polled) = polled else { return Ok(()) };
+        self.poll_ends.remove(&poll);
         let Polled { queue, messages: asked_for, asked, answer } = polled;
         let now = Instant::now();
         self.heard(answer.as_ref().err())?;

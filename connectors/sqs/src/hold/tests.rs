@@ -1,6 +1,7 @@
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 
 use super::*;
+use crate::settings::BodyForm;
 
 const VISIBILITY: Seconds = Seconds(30);
 
@@ -34,7 +35,7 @@ impl Case {
             .attributes(MessageSystemAttributeName::MessageGroupId, group)
             .attributes(MessageSystemAttributeName::ApproximateReceiveCount, receives.to_string())
             .build();
-        self.hold.take(queue(name), Received::from(message).unwrap(), self.now, self.now)
+        self.hold.take(queue(name), Received::from(message, BodyForm::AsIs).unwrap(), self.now, self.now)
     }
 
     fn ready(&mut self) -> Vec<Serial> {

@@ -47,8 +47,12 @@ impl<const KEPT: bool> Base64<KEPT> {
 #[async_trait]
 impl<const KEPT: bool> Upstream for Base64<KEPT> {
     async fn start() -> Self {
-        let server =
-            ElasticMq::with(ElasticMqConfig { in_memory: !KEPT, ..ElasticMqConfig::default() }).await;
+        let server = ElasticMq::with(ElasticMqConfig {
+            in_memory: !KEPT,
+            heap: Some(1500),
+            ..ElasticMqConfig::default()
+        })
+        .await;
         Base64 {
             wire: Wire::to(server.address()).await,
             owner: Owner::of(&server.url()),
@@ -74,7 +78,8 @@ impl<const KEPT: bool> Upstream for Base64<KEPT> {
             "body": "base64",
             "in_flight": {"messages": in_flight},
             // What was handed to a connection that was cut comes again when it has passed.
-            "visibility_timeout": "2s",
+            "visibility_timeout": "1s",
+            "wait_time": "1s",
         });
         if let Some(topics) = topics {
             settings["topics"] = json!(topics);
@@ -86,6 +91,9 @@ impl<const KEPT: bool> Upstream for Base64<KEPT> {
         let name = format!("orders-kind-{n}");
         if !self.queues.lock().unwrap().contains_key(&name) {
             let url = self.owner.create(&name, &[]).await;
+            // The queue itself is written behind the answer, but before any message of it.
+            self.owner.send(&url, &[Letter::of("written")]).await;
+            self.owner.sqs.purge_queue().queue_url(&url).send().await.unwrap();
             self.queues.lock().unwrap().insert(name.clone(), url);
         }
         name
@@ -108,8 +116,10 @@ impl<const KEPT: bool> Upstream for Base64<KEPT> {
                 .collect();
             let ids = self.owner.send(&self.url(topic), &letters).await;
             self.sent.fetch_add(ids.len() as u64, Ordering::SeqCst);
-            let hashes = messages.iter().map(|message| hash_of(topic, &message.body));
-            self.ids.lock().unwrap().extend(hashes.zip(ids));
+            // Only those with headers are asked for.
+            let with_headers = messages.iter().zip(ids).filter(|(message, _)| !message.headers.is_empty());
+            let ids = with_headers.map(|(message, id)| (hash_of(topic, &message.body), id));
+            self.ids.lock().unwrap().extend(ids);
         }
     }
 
@@ -142,6 +152,8 @@ impl<const KEPT: bool> Upstream for Base64<KEPT> {
     }
 
     async fn cut(&self) {
+        // Where no request waits for its answer, a cut is nothing that the source could notice.
+        self.wire.is_asked().await;
         self.wire.cut();
     }
 

@@ -32,7 +32,7 @@ async fn a_group_is_taken_in_its_order_over_refusals_and_a_stop() {
         .flat_map(|number| ["a", "b", "c"].map(|group| Letter::in_group(format!("{group}{number}"), group)))
         .collect();
     owner.send(&url, &letters).await;
-    let settings = settings(&server.url(), &json!({"topics": ["ordered-groups.fifo"]}));
+    let settings = settings(&server.url(), &json!({"topics": ["ordered-groups.fifo"], "wait_time": "1s"}));
 
     let rig = Rig::start(settings.clone());
     rig.broker.refuse("a3", 2);

@@ -67,17 +67,29 @@ async fn what_was_not_begun_is_given_back_at_a_stop() {
     let owner = Owner::of(&server.url());
     let url = owner.create("given-back.fifo", &[]).await;
     let letters: Vec<Letter> = (0..10).map(|number| Letter::in_group(number.to_string(), "a")).collect();
-    owner.send(&url, &letters).await;
-    // Hidden for an hour, unless they are given back.
-    let more = json!({"topics": ["given-back.fifo"], "visibility_timeout": "1h"});
+    // Hidden for an hour, unless they are given back. A request that is cut goes on in ElasticMQ for as long as it waits.
+    let more = json!({"topics": ["given-back.fifo"], "visibility_timeout": "1h", "wait_time": "1s"});
     let rig = Rig::start(settings(&server.url(), &more));
-    rig.broker.refuse("3", usize::MAX);
-    rig.broker.is_offered("3", 1).await;
-    let broker = rig.stopped().await;
-    broker.refuse("3", 0);
+    owner.send(&url, &letters[..1]).await;
+    rig.broker.has(1).await;
+    rig.broker.hang(true);
+    owner.send(&url, &letters[1..]).await;
+    rig.broker.is_offered("1", 1).await;
+    let broker = rig.broker.clone();
+    let stopping = tokio::spawn(rig.stopped());
+    // What is begun is finished, and what is behind it goes back meanwhile.
+    eventually(PATIENCE, "the others to be given back", async || {
+        let (_, hidden) = owner.count(&url).await;
+        if hidden <= 1 { Ok(()) } else { Err(format!("{hidden} are hidden")) }
+    })
+    .await;
+    broker.hang(false);
+    let broker = stopping.await.unwrap();
+    assert_eq!(broker.bodies(), ["0", "1"]);
 
     let rig = Rig::before(broker, settings(&server.url(), &more));
     rig.broker.has(10).await;
     let bodies = rig.stopped().await.bodies();
     assert_eq!(bodies, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(owner.count(&url).await, (0, 0));
 }

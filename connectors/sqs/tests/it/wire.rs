@@ -56,6 +56,13 @@ impl Wire {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Waits until any queue is being asked for messages.
+    pub(crate) async fn is_asked(&self) {
+        let mut asking = self.asking.subscribe();
+        let asked = asking.wait_for(|asking| !asking.is_empty());
+        assert!(tokio::time::timeout(PATIENCE, asked).await.is_ok(), "no queue is asked for messages");
+    }
+
     /// Waits until these queues, and no others, are being asked for messages.
     pub(crate) async fn is_asked_for(&self, names: &[String]) {
         let wanted: BTreeSet<&String> = names.iter().collect();

@@ -18,6 +18,8 @@ pub type ElasticMq = Server<ElasticMqConfig>;
 pub struct ElasticMqConfig {
     /// Keeps everything in memory: several times faster, and gone at the end.
     pub in_memory: bool,
+    /// How much memory its messages may take, in MiB; it holds them all there. By default what any server on the JVM gets.
+    pub heap: Option<u32>,
     /// Further lines of its configuration. They win.
     pub more: String,
 }
@@ -72,8 +74,11 @@ impl Kind for ElasticMqConfig {
         let prepared = jvm::prepared(Self::NAME)?;
         let configuration = place.write("elasticmq.conf", &self.written(place))?;
         let log = place.write("logback.xml", LOG)?;
+        // The last such word stands.
+        let heap = self.heap.map(|mebibytes| format!("-Xmx{mebibytes}m"));
+        let settings: Vec<&str> = heap.as_deref().into_iter().collect();
         Ok(prepared
-            .program("elasticmq.jsa", &[])?
+            .program("elasticmq.jsa", &settings)?
             .argument(format!("-Dconfig.file={}", configuration.display()))
             .argument(format!("-Dlogback.configurationFile={}", log.display()))
             .argument("org.elasticmq.server.Main")
