@@ -197,7 +197,12 @@ impl Listening<'_> {
             Err(why) => return self.take(Err(event::unreadable(form, text, why))),
         };
         for told in told {
-            if names::wanted(wishes, &told.topic()) && self.take_or_drop(event::event_from(form, &told)) {
+            let event = event::event_from(form, &told);
+            if !names::wanted(wishes, &told.topic()) {
+                if let Ok(event) = &event {
+                    self.ctx.health.unwanted(&event.topic);
+                }
+            } else if self.take_or_drop(event) {
                 self.memory.remember(&told.record);
             }
         }
@@ -247,6 +252,7 @@ impl Listening<'_> {
             Resolved::Taken { .. } => {}
             Resolved::GiveBack { refusal, .. } | Resolved::Never { refusal, .. } => {
                 self.hole = true;
+                self.ctx.health.dropped(1);
                 self.ctx.health.problem(format!("an event is lost: {refusal}"));
             }
         }

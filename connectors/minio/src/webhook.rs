@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use connectors_sdk::receiver::{Custody, Handler, NotTaken, Receiver, answer, received};
 use connectors_sdk::{
-    Capabilities, Common, Event, EventForm, Quarantined, Receipt, Retry, Source, SourceContext, SourceError,
-    SourceName, Wishes,
+    Capabilities, Common, Event, EventForm, Health, Quarantined, Receipt, Retry, Source, SourceContext,
+    SourceError, SourceName, Topics, Wishes,
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
@@ -37,8 +37,8 @@ impl WebhookSource {
 #[async_trait]
 impl Source for WebhookSource {
     fn capabilities(&self) -> Capabilities {
-        // A store with a `queue_dir` keeps and sends again.
-        Capabilities { acknowledges: true, replays: true, decodes: true, ..Capabilities::NONE }
+        // A store with a `queue_dir` keeps and sends again; who balances between replicas gives each event to one.
+        Capabilities { acknowledges: true, replays: true, decodes: true, shares: true, ..Capabilities::NONE }
     }
 
     async fn run(self: Box<Self>, ctx: SourceContext) -> Result<(), SourceError> {
@@ -49,6 +49,8 @@ impl Source for WebhookSource {
         let memory = self.settings.repair.is_some().then(Arc::<Memory>::default);
         let notifications = Arc::new(Notifications {
             form: self.common.form.clone(),
+            listed: matches!(self.common.topics, Topics::List(_)),
+            health: ctx.health.clone(),
             token,
             custody: Custody::new(&ctx, self.common.in_flight),
             wishes: wished.clone(),
@@ -80,6 +82,9 @@ impl Source for WebhookSource {
 /// What is done with what the store sends.
 struct Notifications {
     form: EventForm,
+    /// The settings list topics.
+    listed: bool,
+    health: Health,
     token: SecretString,
     custody: Custody,
     wishes: watch::Receiver<Wishes>,
@@ -88,6 +93,12 @@ struct Notifications {
 }
 
 impl Notifications {
+    /// Whether the settings list topics, and this is none of them. What functions ask for is for the broker to say: it
+    /// knows whether it has heard of all of them yet.
+    fn is_left_out(&self, topic: &str) -> bool {
+        self.listed && !names::wanted(&self.wishes.borrow(), topic)
+    }
+
     /// Takes one event, or keeps what the broker will never take.
     async fn take(&self, event: Result<Event, Box<Quarantined>>) -> Result<Receipt, NotTaken> {
         let event = match event {
@@ -136,10 +147,14 @@ impl Handler for Notifications {
         };
         let mut receipts = Vec::new();
         for told in told {
-            if !names::wanted(&self.wishes.borrow(), &told.topic()) {
+            let event = event::event_from(&self.form, &told);
+            if self.is_left_out(&told.topic()) {
+                if let Ok(event) = &event {
+                    self.health.unwanted(&event.topic);
+                }
                 continue;
             }
-            match self.take(event::event_from(&self.form, &told)).await {
+            match self.take(event).await {
                 Ok(receipt) => receipts.push(receipt),
                 Err(why) => return why.answer(),
             }

@@ -1,5 +1,7 @@
 //! The notification stream.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 use testkit::time::eventually;
 
@@ -62,6 +64,25 @@ async fn a_stream_that_ends_or_falls_silent_is_asked_for_again() {
     reaches(&store, &data, "c").await;
     assert!(rig.status().disconnected.len() >= 3);
     rig.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_asked_for_and_what_is_refused_until_the_end_is_counted() {
+    let store = StandIn::start(Manner::Streams).await;
+    let data = Data::new();
+    let rig = Rig::connected(settings(&store), &data).await;
+    reaches(&store, &data, "a").await;
+    let before = rig.status().counts;
+    store.say(line("videos", "x", 1));
+    eventually(PATIENCE, "the count", async || rig.status().counts.unmatched == 1).await;
+
+    data.taken.refusing.store(true, Ordering::Relaxed);
+    (0..40).for_each(|n| store.say(line("photos", "b", 100 + n)));
+    let all = before.received + 1 + 40;
+    eventually(PATIENCE, "all to be read", async || rig.status().counts.received >= all).await;
+    let counts = rig.stopped().await.counts;
+
+    assert_eq!(counts.dropped, 40, "what nobody can give again is counted: {counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

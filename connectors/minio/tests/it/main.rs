@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod contract;
 mod listen;
 mod repair;
 mod rig;
+#[path = "../../../webhook/tests/it/sender.rs"]
+mod sender;
 mod stand_in;
 mod targets;
 mod webhook;

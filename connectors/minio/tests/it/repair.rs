@@ -1,10 +1,11 @@
 //! What the real MinIO did not tell is found in its bucket.
 
 use serde_json::{Value, json};
+use testkit::servers::Port;
 use testkit::servers::minio::{Minio, MinioConfig, PASSWORD, Target, USER};
 use testkit::time::eventually;
 
-use crate::rig::{Data, PATIENCE, Rig, free_address};
+use crate::rig::{Data, PATIENCE, Rig};
 
 fn settings(address: std::net::SocketAddr, minio: &Minio) -> Value {
     json!({
@@ -23,7 +24,8 @@ async fn looked(data: &Data) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_made_while_nobody_was_told_are_found_once_and_marked() {
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     let target = Target::webhook("t", &format!("http://{address}/"), "s3cret");
     let minio = Minio::with(MinioConfig { targets: vec![target.clone()], ..MinioConfig::default() }).await;
     minio.create_bucket("photos").await;

@@ -1,6 +1,5 @@
 //! A source without the runtime.
 
-use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -149,13 +148,9 @@ impl Rig {
     }
 
     /// Stops it; it must stop without an error.
-    pub(crate) async fn stopped(self) {
+    pub(crate) async fn stopped(mut self) -> SourceStatus {
         self.stop.cancel();
-        self.task.await.unwrap().unwrap();
+        (&mut self.task).await.unwrap().unwrap();
+        self.status()
     }
-}
-
-/// An address nobody listens on.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What a stand-in does with the next requests for the stream.
@@ -29,14 +30,20 @@ pub(crate) struct StandIn {
 
 impl StandIn {
     pub(crate) async fn start(manner: Manner) -> StandIn {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        StandIn::at("127.0.0.1:0".parse().unwrap(), manner).await
+    }
+
+    /// On this address; gone, with its streams, once it is dropped.
+    pub(crate) async fn at(address: SocketAddr, manner: Manner) -> StandIn {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (say, _) = broadcast::channel(4096);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (saying, seen) = (say.clone(), asked.clone());
         let serving = tokio::spawn(async move {
+            let mut streams = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, saying.subscribe(), seen.clone(), manner));
+                streams.spawn(serve(stream, saying.clone(), seen.clone(), manner));
             }
         });
         StandIn { address, say, asked, _serving: AbortOnDropHandle::new(serving) }
@@ -53,6 +60,16 @@ impl StandIn {
         let _ = self.say.send(None);
     }
 
+    /// How many streams there are.
+    pub(crate) fn listeners(&self) -> usize {
+        self.say.receiver_count()
+    }
+
+    /// How much of what was said some stream has not passed on yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.say.len()
+    }
+
     /// The requests, each with its headers.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
@@ -61,7 +78,7 @@ impl StandIn {
 
 async fn serve(
     mut stream: TcpStream,
-    mut said: broadcast::Receiver<Option<Vec<u8>>>,
+    say: broadcast::Sender<Option<Vec<u8>>>,
     asked: Arc<Mutex<Vec<String>>>,
     manner: Manner,
 ) -> Option<()> {
@@ -81,11 +98,18 @@ async fn serve(
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nDate: Sun, 29 Nov 2026 07:00:00 GMT\r\n\
                         Transfer-Encoding: chunked\r\n\r\n";
             stream.write_all(head.as_bytes()).await.ok()?;
-            while let Some(bytes) = said.recv().await.ok()? {
+            let mut said = say.subscribe();
+            drop(say);
+            let (mut from, mut stream) = stream.split();
+            loop {
+                let bytes = tokio::select! {
+                    said = said.recv() => said.ok()??,
+                    // Who listens says nothing more: it left.
+                    _ = from.read_u8() => return None,
+                };
                 let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat();
                 stream.write_all(&chunk).await.ok()?;
             }
-            Some(())
         }
     }
 }

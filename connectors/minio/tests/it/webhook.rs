@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
+use testkit::servers::Port;
 use testkit::servers::minio::{Minio, MinioConfig, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rig::{Data, Rig, free_address};
+use crate::rig::{Data, Rig};
 
 /// A request as it is written; the whole answer.
 async fn said(address: std::net::SocketAddr, request: &str) -> String {
@@ -27,7 +28,8 @@ fn post(authorization: &str, body: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happens_in_a_bucket_arrives_with_its_headers_by_every_form_of_topic() {
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     let topics = ["photos:s3:ObjectCreated:*/in/*", "photos:s3:ObjectRemoved:Delete", "photos/out/b"];
     let data = Data::new();
     let rig =
@@ -58,7 +60,8 @@ async fn what_happens_in_a_bucket_arrives_with_its_headers_by_every_form_of_topi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_queue_directory_nothing_is_lost_while_we_are_away_or_refuse() {
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     let queue = tempfile::tempdir().unwrap();
     let mut target = Target::webhook("t", &format!("http://{address}/"), "s3cret");
     target.settings.push(("QUEUE_DIR", queue.path().to_str().unwrap().to_owned()));
@@ -89,7 +92,8 @@ async fn with_a_queue_directory_nothing_is_lost_while_we_are_away_or_refuse() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_token_is_refused_and_a_probe_is_answered() {
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     let data = Data::new();
     let settings = json!({"listen": address.to_string(), "token": "s3cret", "topics": ["photos"]});
     let rig = Rig::connected(settings, &data).await;
@@ -120,4 +124,23 @@ async fn who_has_no_token_is_refused_and_a_probe_is_answered() {
     assert!(taken.starts_with("HTTP/1.1 202"), "{taken}");
     data.has(&["a"]).await;
     rig.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_list_of_the_settings_leaves_events_out_and_they_are_counted() {
+    let record = json!({"eventName": "s3:ObjectCreated:Put", "eventSource": "minio:s3",
+        "s3": {"bucket": {"name": "photos"}, "object": {"key": "a", "sequencer": "1"}}});
+    let body = json!({"Records": [record]}).to_string();
+    for (topics, taken, unmatched) in
+        [(json!("from-functions"), 1, 0), (json!(["photos"]), 1, 0), (json!(["videos"]), 0, 1)]
+    {
+        let port = Port::reserve();
+        let data = Data::new();
+        let settings = json!({"listen": port.address().to_string(), "token": "s3cret", "topics": topics});
+        let rig = Rig::connected(settings, &data).await;
+        let answer = said(port.address(), &post("s3cret", &body)).await;
+        assert!(answer.starts_with("HTTP/1.1 202"), "{topics}: {answer}");
+        let counts = rig.stopped().await.counts;
+        assert_eq!((data.events().len(), counts.unmatched), (taken, unmatched), "{topics}");
+    }
 }

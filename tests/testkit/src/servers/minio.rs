@@ -11,6 +11,7 @@ use hyper::{Method, StatusCode};
 
 use super::{Kind, Place, Server, http, paths};
 use crate::process::Program;
+use crate::time::eventually;
 
 /// A MinIO of this test.
 pub type Minio = Server<MinioConfig>;
@@ -128,7 +129,8 @@ impl Minio {
         self.well(Method::DELETE, &format!("/{bucket}/{key}"), "", Bytes::new()).await;
     }
 
-    /// Has a bucket send these events, as `s3:ObjectCreated:*`, to a target.
+    /// Has a bucket send these events, as `s3:ObjectCreated:*`, to a target. It opens its targets after it says that it is
+    /// ready, and until then knows none of them: that is waited for.
     ///
     /// # Panics
     /// When it is refused, as where the target cannot be reached.
@@ -138,7 +140,15 @@ impl Minio {
             "<NotificationConfiguration><QueueConfiguration><Queue>{}</Queue>{events}</QueueConfiguration></NotificationConfiguration>",
             target.arn()
         );
-        self.well(Method::PUT, &format!("/{bucket}"), "notification=", body.into()).await;
+        let path = format!("/{bucket}");
+        eventually(MinioConfig::LIMIT, "minio to know its target", async || {
+            let (status, said) = self.request(Method::PUT, &path, "notification=", body.clone().into()).await;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            let unknown = said.contains("A specified destination ARN does not exist");
+            assert!(status.is_success() || unknown, "minio refuses to notify: {status}: {said}");
+            if unknown { Err(said) } else { Ok(()) }
+        })
+        .await;
     }
 
     /// Sends a request signed by the user with all rights. Path and query are as in a URL, the query's parameters sorted and
