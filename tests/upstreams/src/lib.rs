@@ -10,6 +10,7 @@
 
 mod jetstream;
 mod kafka;
+mod minio;
 mod mqtt;
 mod nats;
 mod rabbitmq;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 
 pub use jetstream::JetStream;
 pub use kafka::Kafka;
+pub use minio::Minio;
 pub use mqtt::Mqtt;
 pub use nats::Nats;
 pub use rabbitmq::Rabbitmq;
@@ -42,6 +44,11 @@ pub trait Upstream: Sized + Send + Sync + 'static {
 
     /// Publishes messages of these bodies as fast as the upstream takes them, and returns when it has them all.
     fn publish(&self, bodies: Vec<Bytes>) -> impl Future<Output = ()> + Send;
+
+    /// The body that was published, from that of its call: the same, where the upstream adds nothing around it.
+    fn published(called: &str) -> &str {
+        called
+    }
 
     /// Waits until the upstream would give a message to the source.
     fn listened(&self) -> impl Future<Output = ()> + Send;

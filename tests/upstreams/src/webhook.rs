@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::Upstream;
 
-const TOKEN: &str = "s3cret";
+/// What the senders show.
+pub(crate) const TOKEN: &str = "s3cret";
 
 /// How many requests are on their way at once.
 const AT_ONCE: usize = 128;
@@ -26,7 +27,8 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    fn address(&self) -> SocketAddr {
+    /// Where the source is to listen.
+    pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 }

@@ -52,7 +52,7 @@ impl<U: Upstream> World<U> {
     /// The numbers that reached the function, and how many calls there were.
     fn reached(&self) -> (BTreeSet<u64>, usize) {
         let calls = self.gateway.calls("orders");
-        (calls.iter().map(|call| call.text().parse().unwrap()).collect(), calls.len())
+        (calls.iter().map(|call| U::published(&call.text()).parse().unwrap()).collect(), calls.len())
     }
 
     async fn all_reached(&self, numbers: Range<u64>) {
@@ -224,6 +224,7 @@ macro_rules! cases {
 cases! {
     jetstream: upstreams::JetStream;
     kafka: upstreams::Kafka;
+    minio: upstreams::Minio;
     mqtt: upstreams::Mqtt;
     nats: upstreams::Nats;
     rabbitmq: upstreams::Rabbitmq;
