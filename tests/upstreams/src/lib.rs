@@ -14,6 +14,7 @@ mod minio;
 mod mqtt;
 mod nats;
 mod rabbitmq;
+mod sqs;
 mod webhook;
 
 use std::future::Future;
@@ -26,6 +27,7 @@ pub use minio::Minio;
 pub use mqtt::Mqtt;
 pub use nats::Nats;
 pub use rabbitmq::Rabbitmq;
+pub use sqs::Sqs;
 pub use webhook::Webhook;
 
 /// A real server with a topic of its own.

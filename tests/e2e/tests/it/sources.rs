@@ -228,6 +228,7 @@ cases! {
     mqtt: upstreams::Mqtt;
     nats: upstreams::Nats;
     rabbitmq: upstreams::Rabbitmq;
+    sqs: upstreams::Sqs;
     webhook: upstreams::Webhook;
 }
 
