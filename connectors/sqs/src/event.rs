@@ -189,3 +189,6 @@ fn notification(body: &[u8]) -> Result<SnsMessage, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
