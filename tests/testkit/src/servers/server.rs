@@ -230,6 +230,11 @@ impl<K: Kind> Server<K> {
     pub fn pause(&mut self) {
         self.process.signal(Signal::STOP);
         self.paused = true;
+        // The signal only asks: until each thread stands, one may still answer what comes.
+        let began = Instant::now();
+        while !self.process.id().is_none_or(stands_still) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on (SIGCONT).
@@ -237,6 +242,16 @@ impl<K: Kind> Server<K> {
         self.process.signal(Signal::CONT);
         self.paused = false;
     }
+}
+
+/// Whether every thread of a process is stopped.
+fn stands_still(id: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, which may hold anything; a thread that has gone has none.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 impl<K: Kind> Drop for Server<K> {
