@@ -88,10 +88,11 @@ impl Client {
         }
     }
 
-    /// The same, once there is a queue to route each to.
-    pub(crate) async fn publish_when_there(&self, messages: &[Message]) {
+    /// The same, once each queue is there and somebody takes from it: the name of a quorum queue is known before the queue
+    /// works.
+    pub(crate) async fn publish_when_taken(&self, messages: &[Message]) {
         for message in messages {
-            while self.look(&message.routing_key).await.is_none() {
+            while self.look(&message.routing_key).await.is_none_or(|(_, consumers)| consumers == 0) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -127,7 +127,7 @@ async fn a_queue_that_is_made_otherwise_is_said_and_stops_no_other() {
         .queue_delete(classic.as_str().into(), QueueDeleteOptions::default())
         .await
         .unwrap();
-    client.publish_when_there(&[Message::to(&classic, "x")]).await;
+    client.publish_when_taken(&[Message::to(&classic, "x")]).await;
     rig.has(1).await;
     rig.stopped().await;
 }
@@ -216,7 +216,7 @@ async fn a_queue_that_is_deleted_is_made_again_and_what_we_have_of_it_is_finishe
     client.channel().await.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     rig.says("the queue was deleted").await;
     rig.close_desk(false);
-    client.publish_when_there(&[Message::to(&queue, "after")]).await;
+    client.publish_when_taken(&[Message::to(&queue, "after")]).await;
     rig.has(2).await;
 
     let bodies: Vec<String> = rig.bodies().into_keys().collect();
