@@ -194,6 +194,7 @@ impl Rig {
 
     /// The error with which it ends by itself.
     pub(crate) async fn error(self) -> SourceError {
-        self.task.await.unwrap().unwrap_err()
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        ended.expect("the source ends by itself").unwrap().unwrap_err()
     }
 }
