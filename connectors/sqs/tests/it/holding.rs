@@ -84,8 +84,6 @@ async fn what_was_not_begun_is_given_back_at_a_stop() {
     })
     .await;
     // ElasticMQ still answers a request that the stop has cut, into the void: what came free now would be hidden for the hour.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    // The request that was cut has ended by then: it would take what the deletion of the first makes free.
     tokio::time::sleep(Duration::from_secs(3)).await;
     broker.hang(false);
     let broker = stopping.await.unwrap();
