@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use connectors_sdk::{
     AnnotationProblem, Backfilled, EventForm, Filter, FunctionName, Instant, InvocationId, Page, Pausable,
-    Receipt, Retry, Schedule, ScheduleAccess, ScheduleId, ScheduleStatus, ScheduleWishes, SourceContext,
-    SourceName, State, StoreError, Timestamp, Timetable, TimetableError,
+    Receipt, Retry, Schedule, ScheduleAccess, ScheduleId, ScheduleState, ScheduleStatus, ScheduleWishes,
+    SourceContext, SourceName, State, StoreError, Timestamp, Timetable, TimetableError,
 };
 use futures::{StreamExt as _, stream};
 use jiff::tz::TimeZone;
@@ -46,6 +46,8 @@ pub(crate) struct Desk {
 
 #[derive(Default)]
 struct Table {
+    /// What functions ask for, from the moment they do: one that is being written is not one nobody asks for.
+    asked: BTreeMap<ScheduleId, Arc<Plan>>,
     kept: BTreeMap<ScheduleId, Kept>,
     /// When to look at which schedule, soonest first.
     agenda: BTreeSet<(Timestamp, ScheduleId)>,
@@ -53,8 +55,6 @@ struct Table {
 }
 
 struct Kept {
-    /// `None` when nobody asks for it.
-    plan: Option<Arc<Plan>>,
     anchor: Timestamp,
     decided: Timestamp,
     paused: bool,
@@ -65,7 +65,7 @@ struct Kept {
     /// The latest runs, for the overlap policy; `None` until those of before the start were looked up.
     earlier: Option<Vec<InvocationId>>,
     last_fire: Option<Timestamp>,
-    /// Since when nobody asks for it, on the monotonic clock.
+    /// Since when nobody asks for it, on the monotonic clock; it runs while this is `None`.
     unasked: Option<Duration>,
     /// It was asked for, and then no longer, in this process: it has missed nothing when it is asked for again.
     lapsed: bool,
@@ -99,7 +99,7 @@ impl Table {
 
     /// Puts a schedule on the agenda anew; it is looked at once, and then when its next instant comes.
     fn look_at(&mut self, id: &ScheduleId) {
-        let runs = self.kept.get(id).is_some_and(|kept| kept.plan.is_some() && !kept.paused && !kept.busy);
+        let runs = self.kept.get(id).is_some_and(|kept| kept.runs() && !kept.busy);
         self.wake(id, runs.then_some(Timestamp::EPOCH));
     }
 }
@@ -124,19 +124,9 @@ impl Desk {
         let (now, wall) = (self.ctx.clock.monotonic(), self.ctx.clock.now());
         let mut table = self.table();
         for state in self.access.store.schedules() {
-            let kept = Kept {
-                plan: None,
-                anchor: state.schedule.anchor,
-                // It lies ahead after a clock that was set back; what ran then does not run again.
-                decided: state.decided.min(wall),
-                paused: state.paused,
-                wakes: None,
-                busy: false,
-                earlier: None,
-                last_fire: state.last_fire,
-                unasked: Some(now),
-                lapsed: false,
-            };
+            // What is decided lies ahead after a clock that was set back; what ran then does not run again.
+            let decided = state.decided.min(wall);
+            let kept = Kept { decided, unasked: Some(now), ..Kept::of(&state) };
             table.kept.insert(state.schedule.id, kept);
         }
     }
@@ -156,22 +146,19 @@ impl Desk {
             let now = self.ctx.clock.monotonic();
             for (id, kept) in &mut table.kept {
                 if !plans.contains_key(id) {
-                    kept.lapsed |= kept.plan.take().is_some();
+                    kept.lapsed |= kept.unasked.is_none();
                     kept.unasked.get_or_insert(now);
                 }
             }
             let (mut new, mut back) = (Vec::new(), Vec::new());
-            for (id, plan) in plans {
-                match table.kept.get_mut(&id) {
-                    Some(kept) if kept.lapsed => back.push(plan),
-                    Some(kept) => {
-                        kept.unasked = None;
-                        kept.plan = Some(plan);
-                    }
-                    None => new.push(plan),
+            for (id, plan) in &plans {
+                match table.kept.get_mut(id) {
+                    Some(kept) if kept.lapsed => back.push(plan.clone()),
+                    Some(kept) => kept.unasked = None,
+                    None => new.push(plan.clone()),
                 }
             }
-            table.problems = problems;
+            (table.asked, table.problems) = (plans, problems);
             let ids: Vec<_> = table.kept.keys().cloned().collect();
             ids.iter().for_each(|id| table.look_at(id));
             (new, back)
@@ -190,22 +177,26 @@ impl Desk {
             expression: plan.expression.normal().into(),
             anchor: whole_second(self.ctx.clock.now()),
         };
-        match self.access.store.put_schedule(schedule).await {
+        // Known before it is stored: whoever finds it in the store's list may run it or pause it at once.
+        let new = ScheduleState { decided: schedule.anchor, paused: false, last_fire: None, schedule };
+        self.table().kept.insert(plan.id.clone(), Kept { busy: true, ..Kept::of(&new) });
+        let put = self.access.store.put_schedule(new.schedule).await;
+        let mut table = self.table();
+        match put {
             Ok(state) => {
                 info!(schedule = %plan.id, expression = %plan.expression, "schedule added");
-                let mut table = self.table();
-                let kept = Kept {
-                    anchor: state.schedule.anchor,
-                    decided: state.decided,
-                    paused: state.paused,
-                    last_fire: state.last_fire,
-                    ..Kept::asked(plan.clone())
-                };
-                table.kept.insert(plan.id.clone(), kept);
+                if let Some(kept) = table.kept.get_mut(&plan.id) {
+                    kept.anchor = state.schedule.anchor;
+                    kept.decided = kept.decided.max(state.decided);
+                    kept.paused |= state.paused;
+                    kept.last_fire = kept.last_fire.max(state.last_fire);
+                    kept.busy = false;
+                }
                 table.look_at(&plan.id);
                 true
             }
             Err(error) => {
+                table.kept.remove(&plan.id);
                 warn!(schedule = %plan.id, %error, "the schedule cannot be kept");
                 self.ctx.health.problem(format!("schedule {} cannot be kept: {error}", plan.id));
                 false
@@ -224,7 +215,6 @@ impl Desk {
         if let Some(kept) = table.kept.get_mut(&plan.id) {
             (kept.lapsed, kept.unasked) = (false, None);
             kept.decided = kept.decided.max(now);
-            kept.plan = Some(plan.clone());
         }
         table.look_at(&plan.id);
         true
@@ -271,8 +261,8 @@ impl Desk {
         let mut jobs = Vec::new();
         while let Some((_, id)) = table.agenda.first().filter(|(moment, _)| *moment <= now).cloned() {
             table.wake(&id, None);
+            let Some(plan) = table.asked.get(&id).cloned() else { continue };
             let Some(kept) = table.kept.get_mut(&id) else { continue };
-            let Some(plan) = kept.plan.clone() else { continue };
             let decision = due::decide(&plan, kept.anchor, kept.decided, now);
             if decision.run.is_empty() && decision.passed.is_none() {
                 let next = decision.next.map(|coming| coming.moment);
@@ -403,8 +393,8 @@ impl Desk {
         kept.decided = kept.decided.max(done.decided.unwrap_or_default());
         match done.retry {
             Some(retry) => {
-                let runs = kept.plan.is_some() && !kept.paused;
-                table.wake(&done.id, runs.then_some(now + retry));
+                let again = kept.runs().then_some(now + retry);
+                table.wake(&done.id, again);
             }
             None => table.look_at(&done.id),
         }
@@ -414,7 +404,7 @@ impl Desk {
     fn asked(&self, id: &ScheduleId) -> Result<(Arc<Plan>, Timestamp), TimetableError> {
         let table = self.table();
         let kept = table.kept.get(id).ok_or_else(|| TimetableError::Unknown(id.clone()))?;
-        let plan = kept.plan.clone().ok_or_else(|| TimetableError::Unasked(id.clone()))?;
+        let plan = table.asked.get(id).cloned().ok_or_else(|| TimetableError::Unasked(id.clone()))?;
         Ok((plan, kept.anchor))
     }
 
@@ -436,19 +426,23 @@ impl Desk {
 }
 
 impl Kept {
-    fn asked(plan: Arc<Plan>) -> Self {
+    /// One that is asked for.
+    fn of(state: &ScheduleState) -> Self {
         Kept {
-            plan: Some(plan),
-            anchor: Timestamp::EPOCH,
-            decided: Timestamp::EPOCH,
-            paused: false,
+            anchor: state.schedule.anchor,
+            decided: state.decided,
+            paused: state.paused,
             wakes: None,
             busy: false,
             earlier: None,
-            last_fire: None,
+            last_fire: state.last_fire,
             unasked: None,
             lapsed: false,
         }
+    }
+
+    fn runs(&self) -> bool {
+        self.unasked.is_none() && !self.paused
     }
 }
 
@@ -475,10 +469,10 @@ impl Timetable for Desk {
         let states = self.access.store.schedules();
         let now = self.ctx.clock.now();
         let table = self.table();
-        let status = |state: connectors_sdk::ScheduleState| {
-            let plan = table.kept.get(&state.schedule.id).and_then(|kept| kept.plan.clone());
+        let status = |state: ScheduleState| {
+            let plan = table.asked.get(&state.schedule.id);
             let anchor = state.schedule.anchor;
-            let next = plan.as_ref().filter(|_| !state.paused).and_then(|plan| due::next(plan, anchor, now));
+            let next = plan.filter(|_| !state.paused).and_then(|plan| due::next(plan, anchor, now));
             let rules = plan.map(|plan| plan.rules());
             ScheduleStatus { state, rules, next: next.map(|coming| coming.instant.at) }
         };

@@ -54,6 +54,23 @@ async fn a16_three_expressions_run_each_at_its_own_times_and_the_wrong_one_is_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_schedule_that_can_be_seen_is_asked_for_and_can_be_run_and_paused() {
+    let world = World::new();
+    world.slow.store(true, Ordering::SeqCst);
+    let rig = world.start(report(&[]));
+    let (timetable, id) = rig.only().await;
+
+    assert!(timetable.list()[0].rules.is_some());
+    assert_eq!(timetable.next(&id, 1).unwrap().len(), 1);
+    timetable.run(&id).await.unwrap();
+    assert!(timetable.pause(&id).await.unwrap());
+    minutes(11).await;
+    rig.stop().await;
+
+    assert_eq!(world.ran().iter().map(|ran| ran.instant).collect::<Vec<_>>(), [None]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_stop_the_policy_says_what_runs() {
     for (policy, made_up) in
         [("latest", vec![25]), ("skip", vec![]), ("all", vec![10, 15, 20, 25]), ("all 2", vec![20, 25])]

@@ -10,8 +10,8 @@ use broker_model::intake::{Lost, Quarantined};
 use broker_model::invocation::FunctionCall;
 use broker_model::{
     Acceptance, Accepted, CallId, Clock, Draft, Event, EventSink, FunctionName, InvocationQueue, Lane,
-    LaneTarget, Origin, QueueName, Receipt, Refusal, ScheduleId, ScheduleWish, ScheduleWishes, SourceName,
-    StoreError, Target, Timestamp, Timetable, TimetableBoard,
+    LaneTarget, Origin, QueueName, Receipt, Refusal, Schedule, ScheduleId, ScheduleState, ScheduleWish,
+    ScheduleWishes, Schedules, SourceName, StoreError, Target, Timestamp, Timetable, TimetableBoard,
 };
 use connectors_cron::Cron;
 use connectors_sdk::{Connector, HealthBoard, NoPositions, ScheduleAccess, SourceContext, SourceError};
@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) store: ReferenceStore,
     pub(crate) refusing: Arc<AtomicBool>,
+    /// A schedule that is put is kept at once, and whoever put it is told a second later.
+    pub(crate) slow: Arc<AtomicBool>,
     ran: Arc<Mutex<Vec<Ran>>>,
 }
 
@@ -97,11 +99,37 @@ impl EventSink for Door {
     }
 }
 
+/// The store of schedules, with what a test makes of it.
+struct Shelf(World);
+
+#[async_trait]
+impl Schedules for Shelf {
+    async fn put_schedule(&self, schedule: Schedule) -> Result<ScheduleState, StoreError> {
+        let state = self.0.store.put_schedule(schedule).await;
+        if self.0.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        state
+    }
+
+    async fn remove_schedule(&self, id: &ScheduleId) -> Result<bool, StoreError> {
+        self.0.store.remove_schedule(id).await
+    }
+
+    async fn pass_over(&self, id: &ScheduleId, until: Timestamp) -> Result<bool, StoreError> {
+        self.0.store.pass_over(id, until).await
+    }
+
+    fn schedules(&self) -> Vec<ScheduleState> {
+        self.0.store.schedules()
+    }
+}
+
 impl World {
     pub(crate) fn new() -> World {
         let clock = TestClock::start();
         let store = ReferenceStore::new(Bounds::default(), clock.clone());
-        World { clock, store, refusing: Arc::default(), ran: Arc::default() }
+        World { clock, store, refusing: Arc::default(), slow: Arc::default(), ran: Arc::default() }
     }
 
     /// What the store holds after the process is gone.
@@ -144,7 +172,7 @@ impl World {
             demand: watch::channel(broker_model::Demand::default()).1,
             positions: Arc::new(NoPositions),
             schedules: Some(ScheduleAccess {
-                store: store.clone(),
+                store: Arc::new(Shelf(self.clone())),
                 queue: store.clone(),
                 ledger: store,
                 wishes: seen,
