@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use upstreams::{JetStream, Kafka, Mqtt, Nats, Rabbitmq, Upstream};
+use upstreams::{JetStream, Kafka, Mqtt, Nats, Rabbitmq, Sqs, Upstream};
 
 use crate::Bench;
 use crate::evoke::{Evoke, Settings};
@@ -50,6 +50,7 @@ impl Connected {
         let jetstream = all.with("jetstream", JetStream::start().await).await;
         let rabbitmq = all.with("rabbitmq", Rabbitmq::start().await).await;
         let mqtt = all.with("mqtt", Mqtt::start().await).await;
+        let sqs = all.with("sqs", Sqs::start().await).await;
         for (kind, sender) in [(Kind::Minio, Sender::MINIO), (Kind::Webhook, Sender::WEBHOOK)] {
             if kind.is_in(binary, &bench.dir)? {
                 all.sources.push((kind.name(), sender.source()?.1));
@@ -82,7 +83,7 @@ impl Connected {
             evoke.stop().await?;
         }
         // All of them served until here.
-        drop((kafka, nats, jetstream, rabbitmq, mqtt));
+        drop((kafka, nats, jetstream, rabbitmq, mqtt, sqs));
         Ok(())
     }
 

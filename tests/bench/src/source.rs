@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     JetStream,
     RabbitMq,
     Mqtt,
+    Sqs,
     Minio,
     Webhook,
     Cron,
@@ -47,12 +48,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them, as the table has them.
-    pub(crate) const ALL: [Kind; 8] = [
+    pub(crate) const ALL: [Kind; 9] = [
         Kind::Kafka,
         Kind::Nats,
         Kind::JetStream,
         Kind::RabbitMq,
         Kind::Mqtt,
+        Kind::Sqs,
         Kind::Minio,
         Kind::Webhook,
         Kind::Cron,
@@ -65,6 +67,7 @@ impl Kind {
             Kind::JetStream => "jetstream",
             Kind::RabbitMq => "rabbitmq",
             Kind::Mqtt => "mqtt",
+            Kind::Sqs => "sqs",
             Kind::Minio => "minio",
             Kind::Webhook => "webhook",
             Kind::Cron => "cron",
@@ -83,7 +86,7 @@ impl Kind {
             Kind::Kafka | Kind::Nats => 1,
             Kind::JetStream => 3,
             Kind::RabbitMq | Kind::Mqtt | Kind::Minio | Kind::Webhook => 6,
-            Kind::Cron => 24,
+            Kind::Sqs | Kind::Cron => 24,
         }
     }
 }
@@ -133,6 +136,7 @@ impl Source {
             Kind::JetStream => self.beside_its_client::<upstreams::JetStream>(bench, all).await,
             Kind::RabbitMq => self.alone::<upstreams::Rabbitmq>(bench, all).await,
             Kind::Mqtt => self.alone::<upstreams::Mqtt>(bench, all).await,
+            Kind::Sqs => self.alone::<upstreams::Sqs>(bench, all).await,
             Kind::Minio => self.sent_to(bench, all, Sender::MINIO).await,
             Kind::Webhook => self.sent_to(bench, all, Sender::WEBHOOK).await,
             Kind::Cron => self.sample_schedules(bench, all).await,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::process::Program;
 
 /// Every figure there is, by what it begins with.
-const FIGURES: [&str; 21] = [
+const FIGURES: [&str; 22] = [
     "durable 202s, 1 connection",
     "durable 202s, 16 connections",
     "durable 202s, 256 connections",
@@ -25,6 +25,7 @@ const FIGURES: [&str; 21] = [
     "jetstream into durable invocations",
     "rabbitmq into durable invocations",
     "mqtt into durable invocations",
+    "sqs into durable invocations",
     "minio into durable invocations",
     "webhook into durable invocations",
     "cron into durable invocations",
