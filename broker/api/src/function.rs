@@ -89,4 +89,7 @@ pub struct Paused {
     pub name: String,
     /// Whether it is held now; durable.
     pub paused: bool,
+    /// `configuration` where a source stays held after a resume, because its entry says `paused: true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
 }

@@ -106,7 +106,9 @@ impl Whole for api::Function {
 impl Whole for api::Paused {
     fn show(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
         let state = if self.paused { "paused" } else { "running" };
-        screen.facts(&[(state, self.name.clone())])
+        let mut facts = vec![(state, self.name.clone())];
+        facts.extend(self.held_by.clone().map(|by| ("held by", by)));
+        screen.facts(&facts)
     }
 }
 

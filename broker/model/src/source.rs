@@ -172,6 +172,15 @@ pub struct SourceStatus {
     pub reconnects: u64,
 }
 
+/// What is left of a source's hold when an operator has ended theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    /// Nothing: it runs.
+    Runs,
+    /// Its configuration holds it, until that is changed.
+    HeldByConfiguration,
+}
+
 /// The running sources, as an operator reaches them.
 #[async_trait]
 pub trait Sources: Send + Sync {
@@ -189,11 +198,11 @@ pub trait Sources: Send + Sync {
     /// [`StoreError`] when the store cannot remember it.
     async fn pause(&self, name: &SourceName) -> Result<bool, StoreError>;
 
-    /// Lets it run again; durable. `false` when there is no such source.
+    /// Ends an operator's hold; durable. `None` when there is no such source.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot remember it.
-    async fn resume(&self, name: &SourceName) -> Result<bool, StoreError>;
+    async fn resume(&self, name: &SourceName) -> Result<Option<Resumed>, StoreError>;
 
     /// Forgets which positions of its upstream a source has received, and starts it afresh: whatever the upstream gives
     /// again is accepted again. Of how many partitions something was known; `None` when there is no such source. Durable.

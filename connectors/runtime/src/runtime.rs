@@ -13,8 +13,8 @@ use tracing::{error, info};
 
 use connectors_sdk::{
     Capabilities, Clock, Connector, Demand, EventSink, HealthBoard, InvocationQueue, Pausable, Positions,
-    ScheduleAccess, Series, SettingsError, SourceContext, SourceName, SourceStatus, Sources, StoreError,
-    Wildcards,
+    Resumed, ScheduleAccess, Series, SettingsError, SourceContext, SourceName, SourceStatus, Sources,
+    StoreError, Wildcards,
 };
 
 use crate::sink::CountedSink;
@@ -257,10 +257,11 @@ impl SourcesRuntime {
         names.iter().filter_map(|name| self.lock().remove_entry(name)).collect()
     }
 
-    async fn hold(&self, name: &SourceName, hold: bool) -> Result<bool, StoreError> {
+    /// Whether its configuration holds it besides; `None` when there is no such source.
+    async fn hold(&self, name: &SourceName, hold: bool) -> Result<Option<bool>, StoreError> {
         let _changing = self.changing.lock().await;
         if !self.lock().contains_key(name) {
-            return Ok(false);
+            return Ok(None);
         }
         let what = Pausable::Source(name.clone());
         if hold {
@@ -268,10 +269,10 @@ impl SourcesRuntime {
         } else {
             self.ports.queue.resume(what).await?;
         }
-        if let Some(running) = self.lock().get(name) {
+        Ok(self.lock().get(name).map(|running| {
             running.hold(hold);
-        }
-        Ok(true)
+            running.configured.paused
+        }))
     }
 
     /// Whether an operator holds it.
@@ -322,11 +323,12 @@ impl Sources for SourcesRuntime {
 
     /// Returns once it is remembered; the source then finishes what it has begun, and shows as paused when it has.
     async fn pause(&self, name: &SourceName) -> Result<bool, StoreError> {
-        self.hold(name, true).await
+        Ok(self.hold(name, true).await?.is_some())
     }
 
-    async fn resume(&self, name: &SourceName) -> Result<bool, StoreError> {
-        self.hold(name, false).await
+    async fn resume(&self, name: &SourceName) -> Result<Option<Resumed>, StoreError> {
+        let held = self.hold(name, false).await?;
+        Ok(held.map(|held| if held { Resumed::HeldByConfiguration } else { Resumed::Runs }))
     }
 
     async fn reset_positions(&self, name: &SourceName) -> Result<Option<usize>, StoreError> {

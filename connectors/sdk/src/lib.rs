@@ -41,8 +41,8 @@ pub mod window;
 pub mod wishes;
 
 pub use broker_model::source::{
-    Capabilities, Inheritance, Inherited, InheritedForm, Interval, SourceCounts, SourceState, SourceStatus,
-    Sources,
+    Capabilities, Inheritance, Inherited, InheritedForm, Interval, Resumed, SourceCounts, SourceState,
+    SourceStatus, Sources,
 };
 pub use broker_model::{
     Backoff, Clock, CloudEvent, DedupKey, Demand, Event, EventSink, Fingerprint, FunctionName, Headers,

@@ -42,14 +42,14 @@ pub(super) async fn pause(State(shared): Here, Segment(name): Segment, RawQuery(
     Parameters::none(query.as_deref())?;
     let name = known(&shared, &name)?;
     shared.control.pause_function(&name).await?;
-    json(StatusCode::OK, &Paused { name: name.to_string(), paused: true })
+    json(StatusCode::OK, &Paused { name: name.to_string(), paused: true, held_by: None })
 }
 
 pub(super) async fn resume(State(shared): Here, Segment(name): Segment, RawQuery(query): RawQuery) -> Answer {
     Parameters::none(query.as_deref())?;
     let name = known(&shared, &name)?;
     shared.control.resume_function(&name).await?;
-    json(StatusCode::OK, &Paused { name: name.to_string(), paused: false })
+    json(StatusCode::OK, &Paused { name: name.to_string(), paused: false, held_by: None })
 }
 
 pub(super) async fn triggers(State(shared): Here, RawQuery(query): RawQuery) -> Answer {

@@ -54,14 +54,14 @@ pub(super) async fn pause(State(shared): Here, Segment(name): Segment, RawQuery(
     Parameters::none(query.as_deref())?;
     let (timetable, id, _) = known(&shared, &name)?;
     timetable.pause(&id).await?;
-    json(StatusCode::OK, &Paused { name, paused: true })
+    json(StatusCode::OK, &Paused { name, paused: true, held_by: None })
 }
 
 pub(super) async fn resume(State(shared): Here, Segment(name): Segment, RawQuery(query): RawQuery) -> Answer {
     Parameters::none(query.as_deref())?;
     let (timetable, id, _) = known(&shared, &name)?;
     timetable.resume(&id).await?;
-    json(StatusCode::OK, &Paused { name, paused: false })
+    json(StatusCode::OK, &Paused { name, paused: false, held_by: None })
 }
 
 /// Answers when every run of the range is durable.

@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use broker_api::{List, Paused, PositionReset, ProblemKind};
 use broker_model::SourceName;
+use broker_model::source::Resumed;
 
 use super::{Answer, Here, Segment, json};
 use crate::convert;
@@ -30,7 +31,7 @@ pub(super) async fn pause(State(shared): Here, Segment(name): Segment, RawQuery(
     Parameters::none(query.as_deref())?;
     let source = SourceName::parse(&name).map_err(|_| unknown(&name))?;
     match shared.sources.pause(&source).await? {
-        true => json(StatusCode::OK, &Paused { name, paused: true }),
+        true => json(StatusCode::OK, &Paused { name, paused: true, held_by: None }),
         false => Err(unknown(&name)),
     }
 }
@@ -39,8 +40,11 @@ pub(super) async fn resume(State(shared): Here, Segment(name): Segment, RawQuery
     Parameters::none(query.as_deref())?;
     let source = SourceName::parse(&name).map_err(|_| unknown(&name))?;
     match shared.sources.resume(&source).await? {
-        true => json(StatusCode::OK, &Paused { name, paused: false }),
-        false => Err(unknown(&name)),
+        Some(Resumed::Runs) => json(StatusCode::OK, &Paused { name, paused: false, held_by: None }),
+        Some(Resumed::HeldByConfiguration) => {
+            json(StatusCode::OK, &Paused { name, paused: true, held_by: Some("configuration".into()) })
+        }
+        None => Err(unknown(&name)),
     }
 }
 

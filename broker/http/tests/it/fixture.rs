@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use broker_demo_gateway::{DemoGateway, Function};
 use broker_engine::{Engine, EngineSettings, Parts};
 use broker_http::{Http, HttpMetrics, HttpParts, HttpSettings, Phase, Shutdown};
-use broker_model::source::{Capabilities, SourceCounts, SourceState, SourceStatus, Sources};
+use broker_model::source::{Capabilities, Resumed, SourceCounts, SourceState, SourceStatus, Sources};
 use broker_model::{SourceName, StoreError, Timestamp, TimetableBoard, Wildcards};
 use prometheus_client::registry::Registry;
 use reqwest::{Method, RequestBuilder, Response};
@@ -267,6 +267,7 @@ async fn listener() -> TcpListener {
 #[derive(Default)]
 pub(crate) struct OneSource {
     pub(crate) told: Mutex<Vec<&'static str>>,
+    pub(crate) held_by_configuration: Mutex<bool>,
 }
 
 #[async_trait]
@@ -299,9 +300,11 @@ impl Sources for OneSource {
         Ok(name.as_str() == "bus")
     }
 
-    async fn resume(&self, name: &SourceName) -> Result<bool, StoreError> {
+    async fn resume(&self, name: &SourceName) -> Result<Option<Resumed>, StoreError> {
         self.told.lock().expect("not poisoned").push("resume");
-        Ok(name.as_str() == "bus")
+        let held = *self.held_by_configuration.lock().expect("not poisoned");
+        let resumed = if held { Resumed::HeldByConfiguration } else { Resumed::Runs };
+        Ok((name.as_str() == "bus").then_some(resumed))
     }
 
     async fn reset_positions(&self, name: &SourceName) -> Result<Option<usize>, StoreError> {

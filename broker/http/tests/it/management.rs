@@ -114,11 +114,16 @@ async fn triggers_and_sources_are_listed() {
         broker.api(Method::POST, "/v1/sources/bus/resume", None).await,
         (200, json!({"name": "bus", "paused": false}))
     );
+    *broker.sources.held_by_configuration.lock().unwrap() = true;
+    assert_eq!(
+        broker.api(Method::POST, "/v1/sources/bus/resume", None).await,
+        (200, json!({"name": "bus", "paused": true, "held_by": "configuration"}))
+    );
     assert_eq!(
         broker.api(Method::POST, "/v1/sources/bus/reset-position", None).await,
         (200, json!({"name": "bus", "partitions": 3}))
     );
-    assert_eq!(*broker.sources.told.lock().unwrap(), ["pause", "resume", "reset"]);
+    assert_eq!(*broker.sources.told.lock().unwrap(), ["pause", "resume", "resume", "reset"]);
     for (method, path) in [
         (Method::GET, "/v1/sources/other"),
         (Method::POST, "/v1/sources/other/pause"),

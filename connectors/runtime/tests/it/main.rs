@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use connectors_runtime::{Changes, Configured, Ports, Restarts, SourcesRuntime};
 use connectors_sdk::{
     Capabilities, Connector, Demand, Event, EventSink, FunctionName, Headers, InvocationId, InvocationQueue,
-    Lost, Partition, Quarantined, Reader, Receipt, Refusal, Resume, SettingsError, Source, SourceContext,
-    SourceError, SourceName, SourceState, SourceStatus, Sources, Topic, Upstream, Wildcards,
+    Lost, Partition, Quarantined, Reader, Receipt, Refusal, Resume, Resumed, SettingsError, Source,
+    SourceContext, SourceError, SourceName, SourceState, SourceStatus, Sources, Topic, Upstream, Wildcards,
 };
 use serde_json::{Value, json};
 use testkit::reference::{Bounds, ReferenceStore};
@@ -355,7 +355,8 @@ async fn a_pause_stops_a_source_and_outlives_the_process() {
     next.until("bus", SourceState::Paused).await;
     assert_eq!(connector.runs(), 1);
 
-    assert!(next.runtime.resume(&name("bus")).await.unwrap());
+    assert_eq!(next.runtime.resume(&name("bus")).await.unwrap(), Some(Resumed::Runs));
+    assert_eq!(next.runtime.resume(&name("nobody")).await.unwrap(), None);
     next.until("bus", SourceState::Connected).await;
     assert!(next.store.paused().is_empty());
 }
@@ -432,13 +433,14 @@ async fn a_source_the_configuration_holds_is_held_until_neither_it_nor_an_operat
     apply(true).await;
     world.until("bus", SourceState::Paused).await;
     assert!(world.runtime.pause(&name("bus")).await.unwrap());
-    assert!(world.runtime.resume(&name("bus")).await.unwrap());
+    let resumed = world.runtime.resume(&name("bus")).await.unwrap();
+    assert_eq!(resumed, Some(Resumed::HeldByConfiguration));
     assert_eq!(world.status("bus").state, SourceState::Paused, "the configuration holds it still");
     assert!(world.runtime.pause(&name("bus")).await.unwrap());
     apply(false).await;
     tokio::task::yield_now().await;
     assert_eq!(world.status("bus").state, SourceState::Paused, "the operator holds it still");
-    assert!(world.runtime.resume(&name("bus")).await.unwrap());
+    assert_eq!(world.runtime.resume(&name("bus")).await.unwrap(), Some(Resumed::Runs));
     world.until("bus", SourceState::Connected).await;
     assert_eq!((connector.runs(), other.runs()), (2, 1));
 }

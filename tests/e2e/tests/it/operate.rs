@@ -554,6 +554,7 @@ async fn a_source_is_held_while_its_configuration_or_an_operator_holds_it() {
     becomes("paused").await;
     let resumed = broker.evoke(&["sources", "resume", "bus"]).await;
     assert_eq!(resumed.code, 0, "{resumed:?}");
+    assert!(resumed.out.contains("configuration"), "{resumed:?}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(state().await, "paused", "the configuration holds it still");
     std::fs::write(&file, config(false)).unwrap();
