@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use connectors_sdk::{Health, SourceError, SourceName, Timestamp, Upstream};
 
+use crate::progress::Ours;
 use crate::settings::KafkaSettings;
 
 /// A consumer that tells us what happens to it.
@@ -298,30 +299,38 @@ fn committed(
         .collect()
 }
 
-/// What came of a commit.
-pub(crate) enum Committed {
-    /// The group has these now.
-    Has(HashMap<Place, Option<u64>>),
-    /// The group did not have what we know of this partition, and nothing was committed.
-    Moved(Place),
+/// An offset to commit.
+pub(crate) struct ToCommit {
+    pub(crate) lane: u64,
+    pub(crate) place: Place,
+    /// Where the group may stand, if nobody else moved it.
+    pub(crate) ours: Ours,
+    pub(crate) next: u64,
 }
 
-/// Commits the offsets of partitions of which the group has what we know: a topic or a group that was made anew must not get
-/// the offsets of the old one. Blocks.
+/// What came of a commit.
+pub(crate) enum Committed {
+    /// The group has this now, by the lane.
+    Has(Vec<(u64, u64)>),
+    /// The group did not stand where it could on this lane, and nothing was committed.
+    Moved(u64),
+}
+
+/// Commits the offsets of partitions, unless the group stands elsewhere than we can have moved it: a topic or a group that was
+/// made anew must not get the offsets of the old one. Blocks.
 ///
 /// The client tells nobody what became of each partition of a commit, so the group is asked.
-pub(crate) fn commit(
-    client: &Client,
-    wanted: &[(Place, Option<u64>, u64)],
-    timeout: Duration,
-) -> KafkaResult<Committed> {
-    let places: Vec<Place> = wanted.iter().map(|(place, ..)| place.clone()).collect();
+pub(crate) fn commit(client: &Client, wanted: &[ToCommit], timeout: Duration) -> KafkaResult<Committed> {
+    let places: Vec<Place> = wanted.iter().map(|to| to.place.clone()).collect();
     let before = committed(client, &places, timeout)?;
-    if let Some((place, ..)) = wanted.iter().find(|(place, known, _)| before.get(place) != Some(known)) {
-        return Ok(Committed::Moved(place.clone()));
+    let moved = |to: &&ToCommit| !before.get(&to.place).is_some_and(|before| to.ours.may_be(*before));
+    if let Some(to) = wanted.iter().find(moved) {
+        return Ok(Committed::Moved(to.lane));
     }
-    client.commit(&list(wanted.iter().map(|(place, _, next)| (place, at(*next)))), CommitMode::Sync)?;
-    committed(client, &places, timeout).map(Committed::Has)
+    client.commit(&list(wanted.iter().map(|to| (&to.place, at(to.next)))), CommitMode::Sync)?;
+    let after = committed(client, &places, timeout)?;
+    let has = wanted.iter().filter_map(|to| Some((to.lane, (*after.get(&to.place)?)?)));
+    Ok(Committed::Has(has.collect()))
 }
 
 /// What the group and the topics say of these; a partition that is not there (any more) is left out. Blocks.

@@ -19,20 +19,50 @@ pub(crate) struct Progress {
     in_flight: usize,
     /// What the group has committed, as far as we know.
     committed: Option<u64>,
+    /// What it was last asked to commit, whether it did or not.
+    asked: Option<u64>,
+}
+
+/// Where a group may stand by our own doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ours {
+    known: Option<u64>,
+    asked: Option<u64>,
+}
+
+impl Ours {
+    /// Whether it may stand here. What it was asked to commit it may have done though we never heard of it.
+    pub(crate) fn may_be(self, committed: Option<u64>) -> bool {
+        (self.known.min(self.asked)..=self.known.max(self.asked)).contains(&committed)
+    }
 }
 
 impl Progress {
     /// Reading goes on at `read`, where the group has committed `committed`.
     pub(crate) fn at(read: u64, committed: Option<u64>) -> Self {
-        Progress { read, durable: read, again: BTreeSet::new(), stopped: false, in_flight: 0, committed }
+        Progress {
+            read,
+            durable: read,
+            again: BTreeSet::new(),
+            stopped: false,
+            in_flight: 0,
+            committed,
+            asked: committed,
+        }
     }
 
     pub(crate) fn read(&self) -> u64 {
         self.read
     }
 
-    pub(crate) fn committed(&self) -> Option<u64> {
-        self.committed
+    /// Where the group may stand now.
+    pub(crate) fn ours(&self) -> Ours {
+        Ours { known: self.committed, asked: self.asked }
+    }
+
+    /// Where it may have stood at any moment since it could stand at `then`.
+    pub(crate) fn ours_since(&self, then: Ours) -> Ours {
+        Ours { known: then.known, asked: self.asked }
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -85,9 +115,14 @@ impl Progress {
         (self.committed != Some(next)).then_some(next)
     }
 
-    /// The group has it.
-    pub(crate) fn confirmed(&mut self, next: u64) {
-        self.committed = Some(next);
+    /// The group is asked to commit it.
+    pub(crate) fn asking(&mut self, next: u64) {
+        self.asked = Some(next);
+    }
+
+    /// The group has it. `false` when that is nothing new.
+    pub(crate) fn confirmed(&mut self, next: u64) -> bool {
+        self.committed.replace(next) != Some(next)
     }
 }
 
@@ -123,8 +158,40 @@ mod tests {
         assert_eq!(progress.to_commit(), Some(6));
         progress.taken(10);
         assert_eq!(progress.to_commit(), Some(10));
-        progress.confirmed(10);
+        assert!(progress.confirmed(10) && !progress.confirmed(10));
         assert_eq!((progress.to_commit(), progress.in_flight()), (None, 0));
+    }
+
+    #[test]
+    fn a_group_that_stands_where_it_was_asked_to_is_in_no_other_hands() {
+        let mut progress = Progress::at(5, Some(5));
+        let all = |ours: Ours| (0..20).filter(|at| ours.may_be(Some(*at))).collect::<Vec<_>>();
+        let looked = progress.ours();
+        assert_eq!((all(looked), looked.may_be(None)), (vec![5], false));
+
+        // The answer to a commit is lost: the group may have it or not.
+        progress.asking(7);
+        assert_eq!(all(progress.ours()), [5, 6, 7]);
+        progress.asking(8);
+        assert!(progress.confirmed(8));
+        assert_eq!(all(progress.ours()), [8]);
+        // Who asked before that was answered at any moment since.
+        assert_eq!(all(progress.ours_since(looked)), [5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_group_that_had_nothing_may_have_what_it_was_asked_to_commit() {
+        let mut progress = Progress::at(7, None);
+        assert!(progress.ours().may_be(None) && !progress.ours().may_be(Some(7)));
+        progress.asking(7);
+        assert!(progress.ours().may_be(None) && progress.ours().may_be(Some(7)));
+        assert!(!progress.ours().may_be(Some(8)));
+
+        // A topic that was made anew: the group is set back by us.
+        let mut progress = Progress::at(0, Some(700));
+        progress.asking(3);
+        assert!(progress.ours().may_be(Some(700)) && progress.ours().may_be(Some(3)));
+        assert!(!progress.ours().may_be(None));
     }
 
     #[test]

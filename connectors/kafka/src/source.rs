@@ -23,9 +23,9 @@ use connectors_sdk::{
     Retries, Source, SourceContext, SourceError, SourceName, StoreError, Upstream,
 };
 
-use crate::client::{self, Client, Committed, Place, Told};
+use crate::client::{self, Client, Committed, Place, ToCommit, Told};
 use crate::event::event_from;
-use crate::progress::{Progress, lost_before};
+use crate::progress::{Ours, Progress, lost_before};
 use crate::settings::{KafkaSettings, Start};
 use crate::topics::subscription;
 
@@ -59,6 +59,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a last commit and a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How often in a row it may fail to find out where to begin. A leader that moves is asked again; what lasts is an error.
+const TAKE_UPS: u32 = 5;
 /// The most records taken from the client, or settled, before anything else has its turn.
 const AT_ONCE: usize = 256;
 
@@ -96,6 +98,8 @@ impl Source for KafkaSource {
             index: HashMap::new(),
             next_lane: 0,
             missing: Vec::new(),
+            asked: HashMap::new(),
+            failed_take_ups: 0,
             leaving: None,
             stash: VecDeque::new(),
             full_since: None,
@@ -134,8 +138,11 @@ struct Session {
     lanes: HashMap<u64, Lane>,
     index: HashMap<Arc<str>, HashMap<i32, u64>>,
     next_lane: u64,
-    /// Given to us, and not to be found.
+    /// Given to us, and to be looked for.
     missing: Vec<Place>,
+    /// Given to us, and being looked for, with the lane they will have.
+    asked: HashMap<Place, u64>,
+    failed_take_ups: u32,
     leaving: Option<Leaving>,
     /// Read, and not in the window yet: what the client gave when there was no room.
     stash: VecDeque<Stashed>,
@@ -186,17 +193,30 @@ struct Token {
 enum Done {
     /// A broker answered.
     Reached(KafkaResult<Option<String>>),
-    TakenUp(Result<(Vec<Place>, Vec<TakenUp>), SourceError>),
+    TakenUp {
+        places: HashMap<Place, u64>,
+        taken: Result<Vec<TakenUp>, Cause>,
+    },
     Committed(KafkaResult<Committed>),
     Looked {
-        quiet: bool,
+        stood: Vec<Stood>,
         found: KafkaResult<HashMap<Place, Upstream>>,
     },
     Noted(Result<(), StoreError>),
 }
 
+/// How it stood with a partition when the group and the topic were asked of it: what they answer may be older than what we
+/// have come to since.
+struct Stood {
+    lane: u64,
+    place: Place,
+    read: u64,
+    ours: Ours,
+}
+
 /// A partition with all that is known of it.
 struct TakenUp {
+    lane: u64,
     place: Place,
     partition: Arc<Partition>,
     upstream: Upstream,
@@ -321,10 +341,11 @@ impl Session {
                     // An old broker has no name for its cluster.
                     self.cluster = Some(cluster.unwrap_or_default().into());
                     self.ctx.health.count(&GROUP_CONNECT, &[&self.source.settings.group], 1);
-                    self.take_up_missing();
                 }
                 self.up = true;
                 self.last_word = None;
+                self.failed_take_ups = 0;
+                self.take_up_missing();
                 self.ctx.health.connected();
                 info!(source = %self.source.name, "source {} is connected", self.source.name);
                 Ok(())
@@ -343,7 +364,7 @@ impl Session {
             }
             Told::Revoked(places) => {
                 debug!(source = %self.source.name, ?places, "partitions are to go");
-                self.missing.retain(|place| !places.contains(place));
+                self.seek_no_more(&places);
                 self.leaving = Some(Leaving { places, until: Instant::now() + LEAVE_WITHIN });
                 self.drop_stashed_of_leaving();
                 self.commit();
@@ -351,9 +372,14 @@ impl Session {
             }
             Told::Lost(places) => {
                 if !places.is_empty() {
-                    debug!(source = %self.source.name, ?places, "partitions are lost");
+                    let what = format!(
+                        "the group went on without this replica, and {} partitions may be others' already",
+                        places.len()
+                    );
+                    warn!(source = %self.source.name, ?places, "source {}: {what}", self.source.name);
+                    self.ctx.health.problem(what);
                 }
-                self.missing.retain(|place| !places.contains(place));
+                self.seek_no_more(&places);
                 self.forget(&places);
                 Ok(())
             }
@@ -408,40 +434,78 @@ impl Session {
 
     /// Finds out where to begin with what was given to us.
     fn take_up_missing(&mut self) {
-        let Some(cluster) = self.cluster.clone() else { return };
-        let places = std::mem::take(&mut self.missing);
-        if places.is_empty() {
+        let (true, Some(cluster)) = (self.up, self.cluster.clone()) else { return };
+        if self.missing.is_empty() {
             return;
         }
+        let places: HashMap<Place, u64> = self.missing.drain(..).zip(self.next_lane..).collect();
+        self.next_lane += places.len() as u64;
+        self.asked.extend(places.iter().map(|(place, lane)| (place.clone(), *lane)));
         let (client, positions) = (self.client.clone(), self.ctx.positions.clone());
         let (source, start) = (self.source.name.clone(), self.source.settings.start);
-        let (upstream, timeout) = (self.source.settings.upstream(), self.source.settings.connect_timeout);
+        let timeout = self.source.settings.connect_timeout;
         self.job(async move {
-            let taken = take_up(client, positions, source, &cluster, start, places.clone(), timeout).await;
-            Done::TakenUp(match taken {
-                Ok(taken) => Ok((places, taken)),
-                Err(cause) => Err(SourceError::Lost { upstream, cause: Some(cause) }),
-            })
+            let taken = take_up(client, positions, source, &cluster, start, &places, timeout).await;
+            Done::TakenUp { places, taken }
         });
     }
 
-    fn taken_up(&mut self, places: Vec<Place>, taken: Vec<TakenUp>) -> Result<(), SourceError> {
+    fn taken_up(
+        &mut self,
+        places: HashMap<Place, u64>,
+        taken: Result<Vec<TakenUp>, Cause>,
+    ) -> Result<(), SourceError> {
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) if self.failed_take_ups + 1 >= TAKE_UPS => return Err(self.lost(error)),
+            Err(error) => {
+                self.failed_take_ups += 1;
+                let what =
+                    format!("cannot find out where to begin with {} partitions: {error}", places.len());
+                debug!(source = %self.source.name, "{what}");
+                self.ctx.health.problem(what);
+                self.seek_again(places);
+                return Ok(());
+            }
+        };
+        self.failed_take_ups = 0;
+        // What went meanwhile is another's.
+        let taken: Vec<TakenUp> =
+            taken.into_iter().filter(|taken| self.asked.get(&taken.place) == Some(&taken.lane)).collect();
         let starts = client::list(taken.iter().map(|taken| (&taken.place, client::at(taken.from))));
         client::assign(&self.client, &starts).map_err(|error| self.lost(error))?;
-        if self.paused {
-            self.client.pause(&starts).map_err(|error| self.lost(error))?;
-        }
-        // What could not be found is looked for again.
-        let found: HashSet<&Place> = taken.iter().map(|taken| &taken.place).collect();
-        self.missing.extend(places.into_iter().filter(|place| !found.contains(place)));
+        // The client remembers of a partition that went while it was paused that it is paused.
+        let stop_or_go = if self.paused { self.client.pause(&starts) } else { self.client.resume(&starts) };
+        stop_or_go.map_err(|error| self.lost(error))?;
         for taken in taken {
+            self.asked.remove(&taken.place);
             self.begin_lane(taken);
         }
+        self.seek_again(places);
         Ok(())
     }
 
+    /// Looks again, a little later, for what of these was asked for and not found.
+    fn seek_again(&mut self, places: HashMap<Place, u64>) {
+        for (place, lane) in places {
+            if self.asked.get(&place) == Some(&lane) {
+                self.asked.remove(&place);
+                self.missing.push(place);
+            }
+        }
+        if !self.missing.is_empty() {
+            self.look_at = self.look_at.min(Instant::now() + LOOK_AGAIN);
+        }
+    }
+
+    /// These are no longer ours to begin with.
+    fn seek_no_more(&mut self, places: &[Place]) {
+        self.missing.retain(|place| !places.contains(place));
+        self.asked.retain(|place, _| !places.contains(place));
+    }
+
     fn begin_lane(&mut self, taken: TakenUp) {
-        let TakenUp { place, partition, upstream, resume, from } = taken;
+        let TakenUp { lane, place, partition, upstream, resume, from } = taken;
         let (topic, number) = place.clone();
         if let Some(voided) = &resume.voided {
             warn!(
@@ -451,8 +515,6 @@ impl Session {
         }
         let lost = lost_before(&upstream, &resume);
         let begin = lost.map_or(from, |(wanted, _)| wanted);
-        let lane = self.next_lane;
-        self.next_lane += 1;
         debug!(source = %self.source.name, "{topic}/{number} is read from {begin}");
         let progress = Progress::at(begin, upstream.committed);
         self.lanes.insert(lane, Lane { place, partition, progress, consumed: 0 });
@@ -696,11 +758,12 @@ impl Session {
         if self.committing || !self.up {
             return;
         }
-        let wanted: Vec<(Place, Option<u64>, u64)> = self
-            .lanes
-            .values()
-            .filter_map(|of| Some((of.place.clone(), of.progress.committed(), of.progress.to_commit()?)))
-            .collect();
+        let mut wanted = Vec::new();
+        for (lane, of) in &mut self.lanes {
+            let Some(next) = of.progress.to_commit() else { continue };
+            of.progress.asking(next);
+            wanted.push(ToCommit { lane: *lane, place: of.place.clone(), ours: of.progress.ours(), next });
+        }
         if wanted.is_empty() {
             return;
         }
@@ -715,23 +778,18 @@ impl Session {
         self.committing = false;
         let has = match done {
             Ok(Committed::Has(has)) => has,
-            // It may have gone to another replica meanwhile, which is that one's right.
-            Ok(Committed::Moved(place))
-                if self.lane_of(&place).is_some() && !self.client.assignment_lost() =>
-            {
-                return Err(self.moved(&place));
-            }
-            Ok(Committed::Moved(_)) => return Ok(()),
+            Ok(Committed::Moved(lane)) => return self.moved(lane),
             Err(error) => {
                 // A rebalance came between, or the coordinator moved: the next commit says it again.
                 debug!(source = %self.source.name, "cannot commit: {error}");
                 return Ok(());
             }
         };
-        for (place, next) in has {
-            let Some(of) = self.lane_of(&place).and_then(|lane| self.lanes.get_mut(&lane)) else { continue };
-            let (Some(next), true) = (next, next != of.progress.committed()) else { continue };
-            of.progress.confirmed(next);
+        for (lane, next) in has {
+            let Some(of) = self.lanes.get_mut(&lane) else { continue };
+            if !of.progress.confirmed(next) {
+                continue;
+            }
             let (positions, partition) = (self.ctx.positions.clone(), of.partition.clone());
             self.noting += 1;
             self.job(async move { Done::Noted(positions.committed(&partition, next).await) });
@@ -744,11 +802,10 @@ impl Session {
     /// Asks where the group and the topics stand.
     fn look(&mut self) {
         self.look_at = Instant::now() + LOOK_EVERY;
-        if !self.missing.is_empty() {
-            self.take_up_missing();
-        }
+        self.take_up_missing();
         if self.lanes.is_empty() {
-            self.ctx.health.lag(self.up.then_some(0));
+            let nothing_to_do = self.up && self.missing.is_empty() && self.asked.is_empty();
+            self.ctx.health.lag(nothing_to_do.then_some(0));
             return;
         }
         if !self.up {
@@ -756,16 +813,25 @@ impl Session {
         }
         self.looking = true;
         let (client, timeout) = (self.client.clone(), self.source.settings.connect_timeout);
-        let places: Vec<Place> = self.lanes.values().map(|of| of.place.clone()).collect();
-        let quiet = !self.committing;
+        let stood: Vec<Stood> = self
+            .lanes
+            .iter()
+            .map(|(lane, of)| Stood {
+                lane: *lane,
+                place: of.place.clone(),
+                read: of.progress.read(),
+                ours: of.progress.ours(),
+            })
+            .collect();
+        let places: Vec<Place> = stood.iter().map(|stood| stood.place.clone()).collect();
         self.job(async move {
-            Done::Looked { quiet, found: blocking(move || client::inspect(&client, &places, timeout)).await }
+            Done::Looked { stood, found: blocking(move || client::inspect(&client, &places, timeout)).await }
         });
     }
 
     fn looked(
         &mut self,
-        quiet: bool,
+        stood: Vec<Stood>,
         found: KafkaResult<HashMap<Place, Upstream>>,
     ) -> Result<(), SourceError> {
         self.looking = false;
@@ -779,20 +845,25 @@ impl Session {
         let mut lag = 0;
         let mut suspects = HashMap::new();
         let mut gone = Vec::new();
-        for (lane, of) in &self.lanes {
-            let Some(upstream) = found.get(&of.place) else { continue };
+        for stood in stood {
+            let (Some(of), Some(upstream)) = (self.lanes.get(&stood.lane), found.get(&stood.place)) else {
+                continue;
+            };
             let read = of.progress.read();
             lag += upstream.end.saturating_sub(read) + of.progress.in_flight() as u64;
-            let strange = quiet && !self.committing && upstream.committed != of.progress.committed();
-            if strange || read > upstream.end {
-                return Err(self.moved(&of.place));
+            let ours = of.progress.ours_since(stood.ours).may_be(upstream.committed);
+            if !ours || stood.read > upstream.end {
+                self.moved(stood.lane)?;
+                continue;
             }
             if read < upstream.earliest {
-                // What the client has read ahead still comes: only what does not move is gone.
-                if self.suspects.get(lane) == Some(&read) && self.full_since.is_none() {
-                    gone.push((*lane, read, upstream.earliest));
+                // What the client has read ahead still comes: only what does not move is gone. While partitions leave, the
+                // client would take a move for our answer.
+                let stands = self.suspects.get(&stood.lane) == Some(&read);
+                if stands && self.full_since.is_none() && self.leaving.is_none() {
+                    gone.push((stood.lane, read, upstream.earliest));
                 } else {
-                    suspects.insert(*lane, read);
+                    suspects.insert(stood.lane, read);
                 }
             }
         }
@@ -824,9 +895,9 @@ impl Session {
     fn finish(&mut self, done: Done) -> Result<(), SourceError> {
         match done {
             Done::Reached(answer) => self.reached(answer),
-            Done::TakenUp(taken) => taken.and_then(|(places, taken)| self.taken_up(places, taken)),
+            Done::TakenUp { places, taken } => self.taken_up(places, taken),
             Done::Committed(done) => self.committed(done),
-            Done::Looked { quiet, found } => self.looked(quiet, found),
+            Done::Looked { stood, found } => self.looked(stood, found),
             Done::Noted(result) => {
                 self.noting -= 1;
                 if let Err(error) = result {
@@ -930,10 +1001,17 @@ impl Session {
     }
 
     /// Somebody else changed what the group has, or the topic is another one.
-    fn moved(&self, (topic, number): &Place) -> SourceError {
-        self.lost(format!(
-            "{topic}/{number} is no longer where it was: the topic or the group was made anew, or set back"
-        ))
+    fn moved(&self, lane: u64) -> Result<(), SourceError> {
+        match self.lanes.get(&lane) {
+            Some(of) if !self.client.assignment_lost() => {
+                let (topic, number) = &of.place;
+                Err(self.lost(format!(
+                    "{topic}/{number} is no longer where it was: the topic or the group was made anew, or set back"
+                )))
+            }
+            // It has gone to another replica meanwhile, which is that one's right.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -978,13 +1056,14 @@ async fn take_up(
     source: SourceName,
     cluster: &str,
     start: Start,
-    places: Vec<Place>,
+    places: &HashMap<Place, u64>,
     timeout: Duration,
 ) -> Result<Vec<TakenUp>, Cause> {
+    let asked: Vec<Place> = places.keys().cloned().collect();
     let (found, since) = blocking(move || {
-        let found = client::inspect(&client, &places, timeout)?;
+        let found = client::inspect(&client, &asked, timeout)?;
         let since = match start {
-            Start::At(moment) => client::since(&client, &places, moment, timeout)?,
+            Start::At(moment) => client::since(&client, &asked, moment, timeout)?,
             Start::Earliest | Start::Latest => HashMap::new(),
         };
         Ok((found, since))
@@ -992,6 +1071,7 @@ async fn take_up(
     .await?;
     let mut taken = Vec::with_capacity(found.len());
     for (place, upstream) in found {
+        let Some(&lane) = places.get(&place) else { continue };
         let number = u32::try_from(place.1)?;
         let partition = Arc::new(Partition::new(source.clone(), &place.0, cluster, number)?);
         let resume = positions.take_up(&partition, upstream).await?;
@@ -1000,7 +1080,7 @@ async fn take_up(
             Start::Latest => upstream.end,
             Start::At(_) => since.get(&place).copied().unwrap_or(upstream.end),
         });
-        taken.push(TakenUp { place, partition, upstream, resume, from });
+        taken.push(TakenUp { lane, place, partition, upstream, resume, from });
     }
     Ok(taken)
 }

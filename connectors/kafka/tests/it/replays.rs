@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
+use testkit::time::eventually;
 
-use crate::cluster::{Admin, Place, once};
+use crate::cluster::{Admin, PATIENCE, Place, once};
 use crate::rig::{Rig, Store};
 
 fn together(stores: &[&Store]) -> BTreeMap<String, usize> {
@@ -47,6 +49,41 @@ async fn replicas_that_come_and_go_under_load_repeat_nothing_settled() {
     first.stopped().await;
 
     assert_eq!(together(&[&one, &two]), once(0..published));
+}
+
+/// The group and the topic are asked where they stand every few seconds. Their answers wait behind a fetch that waits for
+/// records, and meanwhile more is read and committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_commits_while_it_looks_does_not_take_its_own_commit_for_anothers() {
+    let place = Place::new("trickling", 2, &[]).await;
+    let store = Store::default();
+    let rig = Rig::start(place.settings(), &store);
+    let mut n = 0;
+    while rig.status().lag.is_none() {
+        place.publish(n..n + 1, 0).await;
+        n += 1;
+        store.has(n as usize).await;
+        tokio::time::sleep(Duration::from_millis(190)).await;
+        assert!(!rig.has_ended(), "after {n}: {:?}", rig.error().await);
+    }
+    rig.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_cannot_be_taken_up_at_once_are_tried_again() {
+    let place = Place::new("hesitant", 2, &[]).await;
+    let store = Store::default();
+    place.publish(0..10, 0).await;
+    store.takes_up(false);
+    let rig = Rig::start(place.settings(), &store);
+    eventually(PATIENCE, "the problem to be told", async || {
+        rig.status().last_error.is_some_and(|(_, what)| what.contains("more than 7 marks"))
+    })
+    .await;
+    assert_eq!(rig.status().lag, None, "what was not looked at yet has no lag");
+    store.takes_up(true);
+    store.has(10).await;
+    rig.stopped().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use broker_model::position::MarkStatus;
 use connectors_kafka::Kafka;
 use connectors_sdk::{
     Capabilities, Connector, Demand, Event, EventSink, FunctionName, HealthBoard, InvocationId, Lost,
-    Quarantined, Receipt, Refusal, SourceContext, SourceError, SourceName, SourceState, SourceStatus,
+    Partition, Positions, Quarantined, Receipt, Refusal, Resume, SourceContext, SourceError, SourceName,
+    SourceState, SourceStatus, StoreError, Upstream,
 };
 use serde_json::Value;
 use testkit::marks::MarksInMemory;
@@ -35,6 +37,10 @@ struct Seen {
     offered: usize,
     /// Bodies larger than this are refused for ever.
     limit: Option<usize>,
+    /// While set, no partition is taken up.
+    stubborn: bool,
+    /// The errors with which its sources ended: nobody starts them again here.
+    ended: Vec<String>,
 }
 
 impl Store {
@@ -48,6 +54,11 @@ impl Store {
 
     pub(crate) fn limit(&self, bytes: usize) {
         self.seen.lock().unwrap().limit = Some(bytes);
+    }
+
+    /// Whether it takes up partitions.
+    pub(crate) fn takes_up(&self, it_does: bool) {
+        self.seen.lock().unwrap().stubborn = !it_does;
     }
 
     pub(crate) fn accepted(&self) -> Vec<Event> {
@@ -79,8 +90,12 @@ impl Store {
     /// Waits until so many events were accepted.
     pub(crate) async fn has(&self, count: usize) {
         eventually(PATIENCE, "the records", async || {
-            let accepted = self.seen.lock().unwrap().accepted.len();
-            if accepted >= count { Ok(()) } else { Err(format!("{accepted} of {count} were accepted")) }
+            let seen = self.seen.lock().unwrap();
+            let (accepted, ended) = (seen.accepted.len(), &seen.ended);
+            if accepted >= count {
+                return Ok(());
+            }
+            Err(format!("{accepted} of {count} were accepted; sources ended with {ended:?}"))
         })
         .await;
     }
@@ -125,6 +140,28 @@ impl EventSink for Store {
     }
 }
 
+#[async_trait]
+impl Positions for Store {
+    async fn take_up(&self, partition: &Arc<Partition>, upstream: Upstream) -> Result<Resume, StoreError> {
+        if self.seen.lock().unwrap().stubborn {
+            return Err(StoreError::TooMany { what: "marks of partitions", most: 7 });
+        }
+        self.marks.take_up(partition, upstream).await
+    }
+
+    async fn committed(&self, partition: &Arc<Partition>, next: u64) -> Result<(), StoreError> {
+        self.marks.committed(partition, next).await
+    }
+
+    async fn reset_positions(&self, source: &SourceName) -> Result<usize, StoreError> {
+        self.marks.reset_positions(source).await
+    }
+
+    fn marks(&self, source: Option<&SourceName>) -> Vec<MarkStatus> {
+        Positions::marks(&self.marks, source)
+    }
+}
+
 /// One run of a source.
 pub(crate) struct Rig {
     pub(crate) store: Store,
@@ -146,13 +183,21 @@ impl Rig {
         let ctx = SourceContext {
             events: Arc::new(store.clone()),
             demand: demand.subscribe(),
-            positions: Arc::new(store.marks.clone()),
+            positions: Arc::new(store.clone()),
             schedules: None,
             health: board.health(),
             shutdown: stop.clone(),
             clock,
         };
-        let task = tokio::spawn(source.run(ctx));
+        let run = source.run(ctx);
+        let seen = store.seen.clone();
+        let task = tokio::spawn(async move {
+            let result = run.await;
+            if let Err(error) = &result {
+                seen.lock().unwrap().ended.push(format!("{error:?}"));
+            }
+            result
+        });
         Rig { store: store.clone(), board, stop, task, demand }
     }
 
