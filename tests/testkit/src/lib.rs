@@ -4,7 +4,8 @@
 //! * [`contract`]: what a port means, written once as tests that every implementation must pass;
 //! * [`mod@reference`]: a store that is obviously right, the oracle of the contract's random tests and the engine's store
 //!   for simulated hours;
-//! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen.
+//! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen;
+//! * [`source`]: one source of a connector, before a door that does as it is told;
 //! * [`settings`]: a connector's reference of settings, held equal to its code;
 //! * [`servers`]: real upstreams on free ports of loopback.
 //!
@@ -16,4 +17,5 @@ pub mod process;
 pub mod reference;
 pub mod servers;
 pub mod settings;
+pub mod source;
 pub mod time;

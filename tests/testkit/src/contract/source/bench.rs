@@ -1,195 +1,19 @@
 //! A source on a bench: its upstream, a sink that does as it is told, and whoever starts it again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use broker_model::intake::{Lost, Quarantined};
-use broker_model::names::FunctionName;
-use broker_model::{
-    Demand, Event, EventSink, Fingerprint, InvocationId, Position, Positions, Receipt, Refusal, SourceName,
-    Topic, TopicPattern,
-};
+use broker_model::{Demand, SourceName};
 use bytes::Bytes;
-use connectors_sdk::{
-    HealthBoard, NoPositions, SourceContext, SourceError, SourceState, SourceStatus, describe,
-};
+use connectors_sdk::{SourceError, SourceState, SourceStatus, describe};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Sent, Upstream};
-use crate::time::{TestClock, eventually};
-
-/// How long anything may take. Nothing here takes a second; the machine may be busy.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the broker does with what it is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    Accept,
-    /// Refuses each message this often before it takes it.
-    RefuseFirst(u32),
-    /// Refuses everything.
-    Refuse,
-    /// Takes each message after this long.
-    Slow(Duration),
-    /// Answers nobody until the mode changes.
-    Hang,
-    /// Takes what it is offered, and tells nobody until the mode changes.
-    TakeAndHang,
-}
-
-/// What a redelivery has in common with the first time.
-#[derive(PartialEq, Eq, Hash)]
-enum Identity {
-    Key(Fingerprint),
-    Position(Position),
-}
-
-impl Identity {
-    fn of(event: &Event) -> Option<Self> {
-        let key = event.dedup.as_ref().map(|dedup| Identity::Key(dedup.key));
-        event.position.clone().map(Identity::Position).or(key)
-    }
-}
-
-/// The broker's door, as a test wants it.
-pub(super) struct Sink {
-    mode: watch::Sender<Mode>,
-    seen: Arc<Mutex<Seen>>,
-    board: HealthBoard,
-    /// What functions ask for, where the door decides by it; everything is wanted otherwise.
-    asked: Option<watch::Receiver<Demand>>,
-}
-
-#[derive(Default)]
-pub(super) struct Seen {
-    pub(super) accepted: Vec<Event>,
-    pub(super) quarantined: Vec<Quarantined>,
-    pub(super) lost: Vec<Lost>,
-    offers: HashMap<Bytes, u32>,
-    known: HashSet<Identity>,
-    /// Messages recognised as received before.
-    pub(super) repeated: usize,
-    /// Messages that wait for an answer, and their bytes, now and at most.
-    pub(super) inside: usize,
-    inside_bytes: usize,
-    pub(super) most_inside: usize,
-    pub(super) most_bytes: usize,
-}
-
-/// One call that waits for its answer; leaves also when the call is dropped.
-struct Inside<'a>(&'a Sink, usize);
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        let mut seen = self.0.seen();
-        seen.inside -= 1;
-        seen.inside_bytes -= self.1;
-    }
-}
-
-impl Sink {
-    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, bytes: usize) -> Inside<'_> {
-        let mut seen = self.seen();
-        seen.inside += 1;
-        seen.inside_bytes += bytes;
-        seen.most_inside = seen.most_inside.max(seen.inside);
-        seen.most_bytes = seen.most_bytes.max(seen.inside_bytes);
-        Inside(self, bytes)
-    }
-
-    async fn unless_hanging(&self) -> Mode {
-        self.no_longer(Mode::Hang).await
-    }
-
-    async fn no_longer(&self, hanging: Mode) -> Mode {
-        let mut mode = self.mode.subscribe();
-        // The sender lives as long as the sink.
-        mode.wait_for(|mode| *mode != hanging).await.map_or(Mode::Accept, |mode| *mode)
-    }
-
-    /// How often messages were offered.
-    pub(super) fn offered(&self) -> u32 {
-        self.seen().offers.values().sum()
-    }
-
-    /// Whether a function wants it.
-    fn is_wanted(&self, event: &Event) -> bool {
-        self.asked.as_ref().is_none_or(|asked| {
-            let demand = asked.borrow();
-            let mut patterns = demand.for_source(&event.source);
-            patterns.any(|pattern| pattern.matches(&event.source, event.wildcards, &event.topic))
-        })
-    }
-
-    /// Takes an event, or does not. What nobody wants is nobody's: there is no invocation.
-    fn take(&self, event: Event, mode: Mode) -> Result<Receipt, Refusal> {
-        if !self.is_wanted(&event) {
-            let receipt = Receipt::default();
-            self.board.answered(&event.topic, &receipt);
-            return Ok(receipt);
-        }
-        let mut seen = self.seen();
-        let offers = seen.offers.entry(event.body.clone()).or_default();
-        *offers += 1;
-        match mode {
-            Mode::RefuseFirst(refusals) if *offers <= refusals => return Err(Refusal::NoFunctionList),
-            Mode::Refuse => return Err(Refusal::NoFunctionList),
-            _ => {}
-        }
-        let function = FunctionName::parse("f", "fn").expect("a function's name");
-        let id = InvocationId::from_u128(seen.accepted.len() as u128);
-        let duplicate = Identity::of(&event).is_some_and(|identity| !seen.known.insert(identity));
-        let receipt = Receipt { invocations: vec![(function, id)], duplicate };
-        self.board.answered(&event.topic, &receipt);
-        if duplicate {
-            seen.repeated += 1;
-        } else {
-            seen.accepted.push(event);
-        }
-        Ok(receipt)
-    }
-}
-
-#[async_trait]
-impl EventSink for Sink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
-        let _inside = self.enter(event.body.len());
-        let mode = self.unless_hanging().await;
-        if let Mode::Slow(time) = mode {
-            tokio::time::sleep(time).await;
-        }
-        let taken = self.take(event, mode);
-        if mode == Mode::TakeAndHang {
-            self.no_longer(mode).await;
-        }
-        taken
-    }
-
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
-        let _inside = self.enter(message.raw.len());
-        self.unless_hanging().await;
-        let receipt = Receipt::default();
-        self.board.quarantined(&receipt);
-        self.seen().quarantined.push(message);
-        Ok(receipt)
-    }
-
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
-        self.unless_hanging().await;
-        let receipt = Receipt::default();
-        self.board.lost(range.messages, &receipt);
-        self.seen().lost.push(range);
-        Ok(receipt)
-    }
-}
+use crate::source::{Mode, PATIENCE, Sink, demand_for};
+use crate::time::eventually;
 
 /// One source under test.
 pub(super) struct Bench<U> {
@@ -197,10 +21,7 @@ pub(super) struct Bench<U> {
     pub(super) sink: Arc<Sink>,
     pub(super) topics: Vec<String>,
     pub(super) name: SourceName,
-    board: HealthBoard,
-    clock: Arc<TestClock>,
     demand: watch::Sender<Demand>,
-    positions: Arc<dyn Positions>,
     settings: serde_json::Value,
     run: Option<Run>,
     /// It was cut off at some time: what it held then is in no count.
@@ -258,24 +79,14 @@ impl<U: Upstream> Bench<U> {
         }
         let settings = upstream.settings(listed.then_some(&names[..]), in_flight);
         let (demand, asked) = watch::channel(Demand::default());
-        let clock = TestClock::start();
-        let board = HealthBoard::new(clock.clone());
-        let sink = Arc::new(Sink {
-            mode: watch::channel(Mode::Accept).0,
-            seen: Arc::default(),
-            board: board.clone(),
-            // Who cannot be told what is wanted sends everything, and the broker's door says what is nobody's.
-            asked: (!listed && upstream.comes_to_the_source()).then_some(asked),
-        });
+        // Who cannot be told what is wanted sends everything, and the broker's door says what is nobody's.
+        let asked = (!listed && upstream.comes_to_the_source()).then_some(asked);
         Bench {
             upstream,
-            sink,
+            sink: Arc::new(Sink::asking(asked)),
             topics: names,
             name: SourceName::parse("under-test").expect("a source's name"),
-            board,
-            clock,
             demand,
-            positions: Arc::new(NoPositions),
             settings,
             run: None,
             was_cut_off: false,
@@ -289,29 +100,19 @@ impl<U: Upstream> Bench<U> {
 
     /// Starts a second source of the same settings beside the first, as another replica has it, and stops it at its end.
     pub(super) async fn replica(&self) -> Replica {
-        let board = HealthBoard::new(self.clock.clone());
-        let (mode, seen, asked) = (self.sink.mode.clone(), self.sink.seen.clone(), self.sink.asked.clone());
-        let sink = Sink { mode, seen, board: board.clone(), asked };
+        let sink = Arc::new(self.sink.of_a_replica());
         let settings = self.upstream.settings_of_replica(self.settings.clone());
-        let run = self.spawn(Arc::new(sink), settings);
-        eventually(PATIENCE, "the replica to be connected", async || board.state() == SourceState::Connected)
-            .await;
+        let run = self.spawn(sink.clone(), settings);
+        let connected = async || sink.board().state() == SourceState::Connected;
+        eventually(PATIENCE, "the replica to be connected", connected).await;
         Replica { run }
     }
 
     fn spawn(&self, sink: Arc<Sink>, settings: serde_json::Value) -> Run {
         let connector = self.upstream.connector();
-        let (name, board) = (self.name.clone(), sink.board.clone());
+        let (name, board) = (self.name.clone(), sink.board().clone());
         let stop = CancellationToken::new();
-        let ctx = SourceContext {
-            events: sink,
-            demand: self.demand.subscribe(),
-            positions: self.positions.clone(),
-            schedules: None,
-            health: board.health(),
-            shutdown: stop.clone(),
-            clock: self.clock.clone(),
-        };
+        let ctx = sink.context(self.demand.subscribe(), &stop);
         let stopped = stop.clone();
         // What the runtime does, without its waits: a source that ends with an error is started again.
         let task = tokio::spawn(async move {
@@ -345,7 +146,7 @@ impl<U: Upstream> Bench<U> {
             run.task.abort();
             let _ = run.task.await;
         }
-        self.board.enter(SourceState::Paused);
+        self.sink.board().enter(SourceState::Paused);
     }
 
     /// Tells the source to stop; [`Bench::stopped`] waits for it.
@@ -386,12 +187,16 @@ impl<U: Upstream> Bench<U> {
             let distinct: BTreeSet<&Bytes> = bodies.iter().collect();
             assert_eq!(distinct.len(), bodies.len(), "a protocol that does not replay brings nothing twice");
         }
-        self.board.enter(SourceState::Paused);
+        self.sink.board().enter(SourceState::Paused);
         true
     }
 
     pub(super) fn status(&self) -> SourceStatus {
-        self.board.status(self.name.clone(), self.upstream.connector().kind(), self.upstream.capabilities())
+        self.sink.board().status(
+            self.name.clone(),
+            self.upstream.connector().kind(),
+            self.upstream.capabilities(),
+        )
     }
 
     pub(super) async fn is_listening(&self) {
@@ -408,15 +213,12 @@ impl<U: Upstream> Bench<U> {
     }
 
     pub(super) fn mode(&self, mode: Mode) {
-        self.sink.mode.send_replace(mode);
+        self.sink.mode(mode);
     }
 
     /// Functions now want exactly these topics.
-    pub(super) fn functions_want(&self, topics: &[&String]) {
-        let patterns = topics.iter().map(|topic| {
-            (TopicPattern::exact(&Topic::parse(topic).expect("a topic of the upstream")), BTreeSet::new())
-        });
-        self.demand.send_replace(Demand { patterns: patterns.collect() });
+    pub(super) fn functions_want(&self, topics: &[&str]) {
+        self.demand.send_replace(demand_for(topics));
     }
 
     /// Publishes numbered messages on the first topic.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::bench::{Bench, Mode, PATIENCE, numbered};
+use super::bench::{Bench, numbered};
 use super::{Sent, Upstream, scale};
+use crate::source::{Mode, PATIENCE};
 use crate::time::eventually;
 
 /// Whatever is published arrives as it is: any bytes, none at all, many; with its topic, its source and its headers.
@@ -390,7 +391,7 @@ pub async fn stops_while_everything_is_refused<U: Upstream>() {
     let mut bench = Bench::<U>::listening(1, 64).await;
     bench.mode(Mode::Refuse);
     bench.publish(0..40).await;
-    eventually(PATIENCE, "offers", async || bench.sink.offered() > 0).await;
+    eventually(PATIENCE, "offers", async || bench.sink.seen().offered() > 0).await;
     bench.stopped_whatever_it_lost().await;
 
     bench.mode(Mode::Accept);
