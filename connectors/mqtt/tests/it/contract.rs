@@ -10,10 +10,10 @@ use connectors_sdk::{Capabilities, Connector, Headers};
 use serde_json::{Value, json};
 use testkit::contract::source::{Sent, Upstream};
 use testkit::servers::{Mosquitto, MosquittoConfig, Relay};
+use testkit::source::PATIENCE;
 use tokio::sync::Mutex;
 
 use crate::publisher::Publisher;
-use crate::rig::PATIENCE;
 use crate::server_log::ServerLog;
 
 const CLIENT: &str = "under-test";

@@ -1,12 +1,13 @@
 //! Messages: retained, too large, of lower quality.
 
+use connectors_sdk::SourceState;
 use rumqttc_v5::QoS;
 use serde_json::{Value, json};
 use testkit::servers::{Mosquitto, MosquittoConfig};
-use testkit::time::eventually;
+use testkit::source::with;
 
 use crate::publisher::Publisher;
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::{THINGS, lost_connection_after};
 
 async fn server() -> (Mosquitto, Publisher) {
     let server = Mosquitto::with(MosquittoConfig::default()).await;
@@ -15,11 +16,7 @@ async fn server() -> (Mosquitto, Publisher) {
 }
 
 fn settings(server: &Mosquitto, more: Value) -> Value {
-    let mut settings = json!({"url": server.url(), "client_id": "source", "topics": ["orders/#"]});
-    for (key, value) in more.as_object().unwrap() {
-        settings[key] = value.clone();
-    }
-    settings
+    with(json!({"url": server.url(), "client_id": "source", "topics": ["orders/#"]}), more)
 }
 
 /// Nobody may make the source end its connection over and over: the server would send the message again each time.
@@ -28,14 +25,14 @@ async fn a_packet_beyond_the_limit_is_recorded_and_holds_up_nothing() {
     for protocol in ["5", "3.1.1"] {
         let (server, publisher) = server().await;
         let more = json!({"max_packet_size": "64KiB", "protocol": protocol});
-        let rig = Rig::connected(settings(&server, more)).await;
+        let rig = THINGS.connected(settings(&server, more)).await;
 
         publisher.send("orders/huge", vec![7; 100 * 1024]).await;
         publisher.send("orders/new", "next").await;
 
         rig.has_taken("next").await;
-        eventually(PATIENCE, "the dead letter", async || rig.lost().len() == 1).await;
-        let lost = &rig.lost()[0];
+        rig.sees("the dead letter", |seen| seen.lost.len() == 1).await;
+        let lost = &rig.sink.lost()[0];
         assert_eq!(lost.topic.as_ref().map(|topic| topic.as_str()), Some("orders/huge"));
         assert_eq!(lost.messages, Some(1));
         assert!(lost.what.contains("beyond max_packet_size (64KiB)"), "{}", lost.what);
@@ -44,10 +41,10 @@ async fn a_packet_beyond_the_limit_is_recorded_and_holds_up_nothing() {
         rig.stopped().await;
 
         // It was acknowledged: it does not come again.
-        let rig = Rig::connected(settings(&server, json!({"protocol": protocol}))).await;
+        let rig = THINGS.connected(settings(&server, json!({"protocol": protocol}))).await;
         publisher.send("orders/new", "last").await;
         rig.has_taken("last").await;
-        assert_eq!(rig.bodies(), ["last"]);
+        assert_eq!(rig.sink.bodies(), ["last"]);
         rig.stopped().await;
     }
 }
@@ -56,15 +53,15 @@ async fn a_packet_beyond_the_limit_is_recorded_and_holds_up_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_broker_finds_too_large_is_kept_as_a_dead_letter() {
     let (server, publisher) = server().await;
-    let rig = Rig::limited(settings(&server, json!({})), 10);
-    rig.is_connected().await;
+    let rig = THINGS.connected(settings(&server, json!({}))).await;
+    rig.sink.limit(10);
 
     publisher.send("orders/large", "more than ten bytes").await;
     publisher.send("orders/new", "small").await;
 
     rig.has_taken("small").await;
-    eventually(PATIENCE, "the dead letter", async || rig.quarantined().len() == 1).await;
-    let kept = &rig.quarantined()[0];
+    rig.sees("the dead letter", |seen| seen.quarantined.len() == 1).await;
+    let kept = &rig.sink.quarantined()[0];
     assert_eq!(kept.raw, "more than ten bytes");
     assert!(kept.why.contains("exceed the limit of 10"), "{}", kept.why);
     rig.stopped().await;
@@ -75,12 +72,12 @@ async fn what_the_broker_finds_too_large_is_kept_as_a_dead_letter() {
 async fn retained_messages_come_with_a_new_subscription_only() {
     let (mut server, publisher) = server().await;
     publisher.retain("orders/state", "retained").await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
+    let rig = THINGS.connected(settings(&server, json!({}))).await;
     rig.has_taken("retained").await;
     publisher.send("orders/new", "live").await;
     rig.has_taken("live").await;
     let marks: Vec<bool> =
-        rig.taken().iter().map(|event| event.headers.get("x-mqtt-retain").is_some()).collect();
+        rig.sink.accepted().iter().map(|event| event.headers.get("x-mqtt-retain").is_some()).collect();
     assert_eq!(marks, [true, false]);
 
     server.terminate();
@@ -88,10 +85,10 @@ async fn retained_messages_come_with_a_new_subscription_only() {
     publisher.send("orders/new", "after a restart").await;
     rig.has_taken("after a restart").await;
     rig.stopped().await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
+    let rig = THINGS.connected(settings(&server, json!({}))).await;
     publisher.send("orders/new", "in a new run").await;
     rig.has_taken("in a new run").await;
-    assert_eq!(rig.bodies(), ["in a new run"]);
+    assert_eq!(rig.sink.bodies(), ["in a new run"]);
     rig.stopped().await;
 }
 
@@ -101,11 +98,11 @@ async fn retained_messages_can_be_ignored() {
         let (server, publisher) = server().await;
         publisher.retain("orders/state", "retained").await;
         let more = json!({"retained": "ignore", "protocol": protocol});
-        let rig = Rig::connected(settings(&server, more)).await;
+        let rig = THINGS.connected(settings(&server, more)).await;
         publisher.retain("orders/state", "live").await;
         rig.has_taken("live").await;
 
-        assert_eq!(rig.bodies(), ["live"]);
+        assert_eq!(rig.sink.bodies(), ["live"]);
         rig.stopped().await;
     }
 }
@@ -114,13 +111,13 @@ async fn retained_messages_can_be_ignored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishers_choose_the_quality_too() {
     let (server, publisher) = server().await;
-    let rig = Rig::connected(settings(&server, json!({"qos": 2}))).await;
+    let rig = THINGS.connected(settings(&server, json!({"qos": 2}))).await;
 
     for (qos, body) in [(QoS::AtMostOnce, "0"), (QoS::AtLeastOnce, "1"), (QoS::ExactlyOnce, "2")] {
         publisher.send_at(qos, "orders/new", body).await;
         rig.has_taken(body).await;
     }
-    assert_eq!(rig.bodies(), ["0", "1", "2"]);
+    assert_eq!(rig.sink.bodies(), ["0", "1", "2"]);
     rig.stopped().await;
 }
 
@@ -128,14 +125,14 @@ async fn publishers_choose_the_quality_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_qos_0_an_outage_is_recorded() {
     let (mut server, publisher) = server().await;
-    let rig = Rig::connected(settings(&server, json!({"qos": 0}))).await;
+    let rig = THINGS.connected(settings(&server, json!({"qos": 0}))).await;
     publisher.send("orders/new", "before").await;
     rig.has_taken("before").await;
 
     server.terminate();
-    rig.lost_connection_after(1).await;
+    lost_connection_after(1, &rig).await;
     server.start_again().await;
-    rig.is_connected().await;
+    rig.is(SourceState::Connected).await;
     publisher.send("orders/new", "after").await;
     rig.has_taken("after").await;
 

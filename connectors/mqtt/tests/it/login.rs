@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use testkit::servers::{Certificates, Mosquitto, MosquittoConfig, MosquittoSecure};
 
 use crate::publisher::Publisher;
-use crate::rig::Rig;
+use crate::rig::THINGS;
 
 async fn secured(client_certificates: bool) -> (Mosquitto, Certificates) {
     let certificates = Certificates::new();
@@ -26,12 +26,12 @@ async fn a_certificate_of_our_own_opens_a_server_that_asks_for_one() {
     let (cert, key) = certificates.client();
     for protocol in ["5", "3.1.1"] {
         let tls = json!({"ca_file": certificates.ca(), "cert_file": cert, "key_file": key});
-        let rig = Rig::connected(settings(&server, protocol, tls)).await;
+        let rig = THINGS.connected(settings(&server, protocol, tls)).await;
         publisher.send("orders", protocol).await;
         rig.has_taken(protocol).await;
         rig.stopped().await;
 
-        let without = Rig::start(settings(&server, protocol, json!({"ca_file": certificates.ca()})));
+        let without = THINGS.start(settings(&server, protocol, json!({"ca_file": certificates.ca()})));
         assert!(matches!(without.error().await, SourceError::Unreachable { .. }));
     }
 }
@@ -41,13 +41,13 @@ async fn a_server_is_believed_by_its_authority_alone() {
     let (server, certificates) = secured(false).await;
     let other = Certificates::new();
 
-    let error = Rig::start(settings(&server, "5", json!({"ca_file": other.ca()}))).error().await;
+    let error = THINGS.start(settings(&server, "5", json!({"ca_file": other.ca()}))).error().await;
     assert!(describe(&error).to_string().contains("certificate"), "{}", describe(&error));
 
-    let insecure = Rig::connected(settings(&server, "5", json!({"insecure": true}))).await;
+    let insecure = THINGS.connected(settings(&server, "5", json!({"insecure": true}))).await;
     assert!(insecure.complaint().contains("tls.insecure"), "{}", insecure.complaint());
     insecure.stopped().await;
-    let trusting = Rig::connected(settings(&server, "5", json!({"ca_file": certificates.ca()}))).await;
+    let trusting = THINGS.connected(settings(&server, "5", json!({"ca_file": certificates.ca()}))).await;
     assert_eq!(trusting.complaint(), "");
     trusting.stopped().await;
 }
@@ -63,14 +63,14 @@ async fn a_password_from_a_file_is_read_at_each_connection() {
             json!({"url": server.url(), "protocol": protocol, "topics": ["orders"], "credentials": credentials})
         };
         std::fs::write(file.path(), "wrong\n").unwrap();
-        let error = Rig::start(settings()).error().await;
+        let error = THINGS.start(settings()).error().await;
         assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
         assert!(!describe(&error).to_string().contains("wrong"));
 
         std::fs::write(file.path(), "s3cret\n").unwrap();
-        Rig::connected(settings()).await.stopped().await;
+        THINGS.connected(settings()).await.stopped().await;
     }
 
     let in_url = format!("mqtt://evoke:s3cret@{}", server.address());
-    Rig::connected(json!({"url": in_url, "topics": ["orders"]})).await.stopped().await;
+    THINGS.connected(json!({"url": in_url, "topics": ["orders"]})).await.stopped().await;
 }

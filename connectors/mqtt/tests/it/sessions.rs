@@ -4,10 +4,11 @@ use connectors_sdk::SourceState;
 use rumqttc_v5::QoS;
 use serde_json::{Value, json};
 use testkit::servers::{Mosquitto, MosquittoConfig, Relay};
+use testkit::source::{Mode, PATIENCE, with};
 use testkit::time::eventually;
 
 use crate::publisher::Publisher;
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::{THINGS, lost_connection_after};
 use crate::server_log::ServerLog;
 
 /// A server whose connections to the source can be cut.
@@ -28,15 +29,12 @@ impl World {
     }
 
     fn settings(&self, more: Value) -> Value {
-        let mut settings = json!({
+        let base = json!({
             "url": format!("mqtt://{}", self.relay.address()),
             "client_id": "source",
             "topics": ["orders/#"],
         });
-        for (key, value) in more.as_object().unwrap() {
-            settings[key] = value.clone();
-        }
-        settings
+        with(base, more)
     }
 
     async fn has_acknowledged(&mut self, messages: u64) {
@@ -53,8 +51,8 @@ const NUMBERS: [&str; 5] = ["0", "1", "2", "3", "4"];
 /// Cut off while the broker takes nothing: the server sends all of it again, and nothing runs twice.
 async fn what_comes_again_runs_once(qos: QoS, settings: Value) {
     let mut world = World::start().await;
-    let rig = Rig::connected(world.settings(settings)).await;
-    rig.sink.open.send_replace(false);
+    let rig = THINGS.connected(world.settings(settings)).await;
+    rig.sink.mode(Mode::Hang);
     for number in NUMBERS {
         world.publisher.send_at(qos, "orders/new", number).await;
     }
@@ -62,8 +60,8 @@ async fn what_comes_again_runs_once(qos: QoS, settings: Value) {
 
     let gaps = rig.status().disconnected.len();
     world.relay.cut();
-    rig.lost_connection_after(gaps).await;
-    rig.is_connected().await;
+    lost_connection_after(gaps, &rig).await;
+    rig.is(SourceState::Connected).await;
     eventually(PATIENCE, "everything to be sent again", async || {
         let client = world.log.client("source");
         if client.sent == 10 { Ok(()) } else { Err(format!("{client:?}")) }
@@ -71,12 +69,12 @@ async fn what_comes_again_runs_once(qos: QoS, settings: Value) {
     .await;
     assert_eq!(world.log.client("source").acknowledged, 0);
 
-    rig.sink.open.send_replace(true);
+    rig.sink.mode(Mode::Accept);
     world.has_acknowledged(5).await;
     world.publisher.send("orders/new", "last").await;
     rig.has_taken("last").await;
     // They were let go all at once, in no order.
-    let mut bodies = rig.bodies();
+    let mut bodies = rig.sink.bodies();
     bodies.sort();
     assert_eq!(bodies, ["0", "1", "2", "3", "4", "last"]);
     rig.stopped().await;
@@ -102,24 +100,24 @@ async fn and_with_mqtt_3() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_stored_without_a_connection_is_acknowledged_when_it_comes_again() {
     let mut world = World::start().await;
-    let rig = Rig::connected(world.settings(json!({}))).await;
-    rig.sink.open.send_replace(false);
+    let rig = THINGS.connected(world.settings(json!({}))).await;
+    rig.sink.mode(Mode::Hang);
     for number in NUMBERS {
         world.publisher.send("orders/new", number).await;
     }
     rig.is_offered(5).await;
     let gaps = rig.status().disconnected.len();
     world.server.terminate();
-    rig.lost_connection_after(gaps).await;
+    lost_connection_after(gaps, &rig).await;
 
-    rig.sink.open.send_replace(true);
-    eventually(PATIENCE, "all to be stored", async || rig.bodies().len() == NUMBERS.len()).await;
+    rig.sink.mode(Mode::Accept);
+    rig.has(NUMBERS.len()).await;
     world.server.start_again().await;
 
     world.has_acknowledged(5).await;
     world.publisher.send("orders/new", "last").await;
     rig.has_taken("last").await;
-    assert_eq!(rig.bodies().len(), NUMBERS.len() + 1, "{:?}", rig.bodies());
+    assert_eq!(rig.sink.bodies().len(), NUMBERS.len() + 1, "{:?}", rig.sink.bodies());
     rig.stopped().await;
 }
 
@@ -128,17 +126,17 @@ async fn what_was_stored_without_a_connection_is_acknowledged_when_it_comes_agai
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_id_of_the_publisher_a_new_run_knows_nothing_again() {
     let world = World::start().await;
-    let rig = Rig::connected(world.settings(json!({}))).await;
+    let rig = THINGS.connected(world.settings(json!({}))).await;
     world.publisher.send("orders/new", "acknowledged").await;
     rig.has_taken("acknowledged").await;
-    rig.sink.open.send_replace(false);
+    rig.sink.mode(Mode::Hang);
     world.publisher.send("orders/new", "held").await;
     rig.is_offered(2).await;
     rig.cut_off().await;
 
-    let rig = Rig::connected(world.settings(json!({}))).await;
+    let rig = THINGS.connected(world.settings(json!({}))).await;
     rig.has_taken("held").await;
-    assert!(rig.taken().iter().all(|event| event.dedup.is_none()), "nothing it could be known by");
+    assert!(rig.sink.accepted().iter().all(|event| event.dedup.is_none()), "nothing it could be known by");
     rig.stopped().await;
 }
 
@@ -146,12 +144,12 @@ async fn without_an_id_of_the_publisher_a_new_run_knows_nothing_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_leaves_the_session_or_the_topics_as_it_is_told() {
     let mut world = World::start().await;
-    Rig::connected(world.settings(json!({}))).await.stopped().await;
+    THINGS.connected(world.settings(json!({}))).await.stopped().await;
     eventually(PATIENCE, "the good-bye", async || world.log.client("source").took_leave).await;
     assert_eq!(world.log.client("source").subscriptions.len(), 1);
     world.publisher.send("orders/new", "kept").await;
 
-    let rig = Rig::connected(world.settings(json!({"at_stop": "leave"}))).await;
+    let rig = THINGS.connected(world.settings(json!({"at_stop": "leave"}))).await;
     rig.has_taken("kept").await;
     rig.stopped().await;
     eventually(PATIENCE, "the good-bye", async || world.log.client("source").took_leave).await;
@@ -162,13 +160,13 @@ async fn a_stop_leaves_the_session_or_the_topics_as_it_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clean_session_begins_with_nothing() {
     let world = World::start().await;
-    Rig::connected(world.settings(json!({}))).await.stopped().await;
+    THINGS.connected(world.settings(json!({}))).await.stopped().await;
     world.publisher.send("orders/new", "forgotten").await;
 
-    let rig = Rig::connected(world.settings(json!({"clean": true, "topics": ["orders/+"]}))).await;
+    let rig = THINGS.connected(world.settings(json!({"clean": true, "topics": ["orders/+"]}))).await;
     world.publisher.send("orders/new", "taken").await;
     rig.has_taken("taken").await;
-    assert_eq!(rig.bodies(), ["taken"]);
+    assert_eq!(rig.sink.bodies(), ["taken"]);
     rig.stopped().await;
 }
 
@@ -179,12 +177,12 @@ async fn two_clients_of_one_id_are_recognised() {
     let world = World::start().await;
     for protocol in ["5", "3.1.1"] {
         let settings = || world.settings(json!({"protocol": protocol}));
-        let rig = Rig::connected(settings()).await;
-        let other = Rig::connected(settings()).await;
+        let rig = THINGS.connected(settings()).await;
+        let other = THINGS.connected(settings()).await;
 
         rig.complains("times in a row, as when another client has the client id \"source\"").await;
         drop(other);
-        rig.is_connected().await;
+        rig.is(SourceState::Connected).await;
         rig.stopped().await;
     }
 }
@@ -193,10 +191,10 @@ async fn two_clients_of_one_id_are_recognised() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_stops_while_its_server_is_away() {
     let mut world = World::start().await;
-    let rig = Rig::connected(world.settings(json!({}))).await;
+    let rig = THINGS.connected(world.settings(json!({}))).await;
     let gaps = rig.status().disconnected.len();
     world.server.terminate();
-    rig.lost_connection_after(gaps).await;
+    lost_connection_after(gaps, &rig).await;
 
     assert_eq!(rig.status().state, SourceState::Connecting);
     rig.stopped().await;

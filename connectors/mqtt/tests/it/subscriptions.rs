@@ -4,18 +4,15 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use testkit::servers::{Mosquitto, MosquittoConfig};
+use testkit::source::{PATIENCE, with};
 use testkit::time::eventually;
 
 use crate::publisher::Publisher;
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::THINGS;
 use crate::server_log::ServerLog;
 
 fn settings(server: &Mosquitto, more: Value) -> Value {
-    let mut settings = json!({"url": server.url(), "client_id": "source"});
-    for (key, value) in more.as_object().unwrap() {
-        settings[key] = value.clone();
-    }
-    settings
+    with(json!({"url": server.url(), "client_id": "source"}), more)
 }
 
 /// The server sends a copy for each subscription a message meets. One is taken.
@@ -25,7 +22,7 @@ async fn overlapping_subscriptions_give_each_message_once() {
     let server = log.server(MosquittoConfig::default()).await;
     let publisher = Publisher::new(server.address());
     let topics = json!(["home/+/temperature", "home/kitchen/+", "home/kitchen/temperature"]);
-    let rig = Rig::connected(settings(&server, json!({"topics": topics}))).await;
+    let rig = THINGS.connected(settings(&server, json!({"topics": topics}))).await;
     assert_eq!(log.client("source").subscriptions.len(), 2, "one is covered by the others");
 
     publisher.send("home/kitchen/temperature", "both").await;
@@ -33,7 +30,7 @@ async fn overlapping_subscriptions_give_each_message_once() {
     publisher.send("home/bath/temperature", "other").await;
 
     rig.has_taken("other").await;
-    assert_eq!(rig.bodies(), ["both", "one", "other"]);
+    assert_eq!(rig.sink.bodies(), ["both", "one", "other"]);
     // Each of the four was acknowledged, the copy as well.
     eventually(PATIENCE, "the acknowledgements", async || log.client("source").acknowledged == 4).await;
     rig.stopped().await;
@@ -47,20 +44,20 @@ async fn with_mqtt_3_only_covered_filters_are_spared() {
     let server = log.server(MosquittoConfig::default()).await;
     let publisher = Publisher::new(server.address());
     let covered = json!({"protocol": "3.1.1", "topics": ["home/#", "home/kitchen/+", "home/kitchen/light"]});
-    let rig = Rig::connected(settings(&server, covered)).await;
+    let rig = THINGS.connected(settings(&server, covered)).await;
     assert_eq!(log.client("source").subscriptions, ["home/#".to_owned()].into());
     publisher.send("home/kitchen/light", "once").await;
     publisher.send("home/kitchen/light", "next").await;
     rig.has_taken("next").await;
-    assert_eq!(rig.bodies(), ["once", "next"]);
+    assert_eq!(rig.sink.bodies(), ["once", "next"]);
     rig.stopped().await;
 
     let met = json!({"protocol": "3.1.1", "clean": true, "topics": ["home/+/light", "home/kitchen/+"]});
-    let rig = Rig::connected(settings(&server, met)).await;
+    let rig = THINGS.connected(settings(&server, met)).await;
     publisher.send("home/kitchen/light", "met").await;
     publisher.send("home/bath/light", "last").await;
     rig.has_taken("last").await;
-    assert_eq!(rig.bodies(), ["met", "last"]);
+    assert_eq!(rig.sink.bodies(), ["met", "last"]);
     rig.stopped().await;
 }
 
@@ -76,7 +73,7 @@ async fn a_refused_subscription_is_reported_by_its_topic() {
         .await;
         let publisher = Publisher::new(server.address());
         let more = json!({"protocol": protocol, "topics": ["open/#", "secret/#"]});
-        let rig = Rig::connected(settings(&server, more)).await;
+        let rig = THINGS.connected(settings(&server, more)).await;
 
         rig.complains("secret/#: the server refuses the subscription").await;
         assert_eq!(rig.status().subscriptions, ["open/#"]);
@@ -116,7 +113,7 @@ async fn a_lower_quality_than_asked_for_is_reported() {
     let more = "max_qos 0\n".to_owned();
     let server = Mosquitto::with(MosquittoConfig { more, ..Default::default() }).await;
 
-    let rig = Rig::connected(settings(&server, json!({"topics": ["orders"], "qos": 1}))).await;
+    let rig = THINGS.connected(settings(&server, json!({"topics": ["orders"], "qos": 1}))).await;
 
     rig.complains("orders: the server grants QoS 0 instead of 1").await;
     assert_eq!(rig.status().subscriptions, ["orders"]);
@@ -129,9 +126,9 @@ async fn what_an_earlier_configuration_left_is_ended_or_reported() {
     let mut log = ServerLog::new();
     let server = log.server(MosquittoConfig::default()).await;
     let publisher = Publisher::new(server.address());
-    Rig::connected(settings(&server, json!({"topics": ["old", "older/+"]}))).await.stopped().await;
+    THINGS.connected(settings(&server, json!({"topics": ["old", "older/+"]}))).await.stopped().await;
 
-    let rig = Rig::connected(settings(&server, json!({"topics": ["new"]}))).await;
+    let rig = THINGS.connected(settings(&server, json!({"topics": ["new"]}))).await;
     publisher.send("old", "1").await;
     rig.has_taken("1").await;
     eventually(PATIENCE, "the old one to be ended", async || {
@@ -143,6 +140,6 @@ async fn what_an_earlier_configuration_left_is_ended_or_reported() {
     rig.stopped().await;
 
     let clean = json!({"topics": ["new"], "clean": true});
-    Rig::connected(settings(&server, clean)).await.stopped().await;
+    THINGS.connected(settings(&server, clean)).await.stopped().await;
     assert_eq!(log.client("source").subscriptions, ["new".to_owned()].into());
 }

@@ -10,19 +10,16 @@ use futures::StreamExt as _;
 use rumqttc_v4::{AsyncClient, MqttOptions, QoS};
 use serde_json::{Value, json};
 use testkit::servers::{Certificates, Mosquitto, Port, RabbitMq, RabbitMqConfig};
+use testkit::source::with;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::publisher::Publisher;
-use crate::rig::Rig;
+use crate::rig::THINGS;
 
 fn settings(url: &str, more: Value) -> Value {
-    let mut settings = json!({"url": url, "client_id": "source", "topics": ["orders/+"]});
-    for (key, value) in more.as_object().unwrap() {
-        settings[key] = value.clone();
-    }
-    settings
+    with(json!({"url": url, "client_id": "source", "topics": ["orders/+"]}), more)
 }
 
 /// Publishes over plain TCP, in MQTT 3.1.1.
@@ -58,10 +55,10 @@ web_mqtt.ssl.keyfile = {}
     let tls = json!({"protocol": "3.1.1", "tls": {"ca_file": certificates.ca()}});
 
     for (url, more) in [(plain, json!({"protocol": "3.1.1"})), (encrypted, tls)] {
-        let rig = Rig::connected(settings(&url, more)).await;
+        let rig = THINGS.connected(settings(&url, more)).await;
         publish(server.listener("mqtt"), "orders/new", "over a socket in a socket").await;
         rig.has_taken("over a socket in a socket").await;
-        assert_eq!(rig.taken()[0].topic.as_str(), "orders/new");
+        assert_eq!(rig.sink.accepted()[0].topic.as_str(), "orders/new");
         rig.stopped().await;
     }
 }
@@ -72,7 +69,7 @@ async fn mqtt_5_passes_through_a_bridge_both_ways() {
     let publisher = Publisher::new(server.address());
     let (bridge, _bridging) = bridge(server.address()).await;
     let settings = || settings(&format!("ws://{bridge}/mqtt"), json!({}));
-    let rig = Rig::connected(settings()).await;
+    let rig = THINGS.connected(settings()).await;
 
     // Larger than a frame, so that packets and frames do not coincide.
     let large = "x".repeat(300_000);
@@ -81,9 +78,9 @@ async fn mqtt_5_passes_through_a_bridge_both_ways() {
     rig.stopped().await;
 
     publisher.send("orders/new", "kept").await;
-    let rig = Rig::connected(settings()).await;
+    let rig = THINGS.connected(settings()).await;
     rig.has_taken("kept").await;
-    assert_eq!(rig.bodies(), ["kept"], "what was acknowledged through the bridge does not come again");
+    assert_eq!(rig.sink.bodies(), ["kept"], "what was acknowledged through the bridge does not come again");
     rig.stopped().await;
 }
 

@@ -5,8 +5,9 @@ use std::io::Write;
 use connectors_sdk::{Retry, SourceError, describe};
 use serde_json::{Value, json};
 use testkit::servers::{Certificates, NatsConfig, NatsServer};
+use testkit::source::with;
 
-use crate::rig::Rig;
+use crate::rig::BUS;
 
 const CLIENT: &str = "openfaas_connector";
 
@@ -16,15 +17,11 @@ async fn asking(authorization: &str) -> NatsServer {
 }
 
 fn settings(server: &NatsServer, more: Value) -> Value {
-    let mut settings = json!({"url": server.url(), "topics": ["a"]});
-    for (key, value) in more.as_object().into_iter().flatten() {
-        settings[key] = value.clone();
-    }
-    settings
+    with(json!({"url": server.url(), "topics": ["a"]}), more)
 }
 
 async fn gets_in(server: &NatsServer, more: Value) {
-    let rig = Rig::connected(settings(server, more)).await;
+    let rig = BUS.connected(settings(server, more)).await;
     server.subscribed(CLIENT, &["a"]).await;
     rig.stopped().await;
 }
@@ -74,10 +71,10 @@ async fn a_wrong_password_is_the_servers_refusal_and_is_never_shown() {
     let mut server = asking("user: joe, password: s3cret").await;
     server.process().expect_error("authentication error");
 
-    let error =
-        Rig::start(settings(&server, json!({"credentials": {"username": "joe", "password": "hunter2"}})))
-            .error()
-            .await;
+    let error = BUS
+        .start(settings(&server, json!({"credentials": {"username": "joe", "password": "hunter2"}})))
+        .error()
+        .await;
 
     assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
     assert_eq!(error.retry(), Retry::Soon);
@@ -95,7 +92,7 @@ async fn a_server_with_a_certificate_of_an_own_authority_is_trusted_by_its_file(
     gets_in(&server, json!({"tls": {"ca_file": certificates.ca()}})).await;
 
     let strangers = Certificates::new();
-    let error = Rig::start(settings(&server, json!({"tls": {"ca_file": strangers.ca()}}))).error().await;
+    let error = BUS.start(settings(&server, json!({"tls": {"ca_file": strangers.ca()}}))).error().await;
     assert!(matches!(error, SourceError::Unreachable { .. }), "{error:?}");
     assert!(describe(&error).to_string().contains("certificate"), "{}", describe(&error));
 }
@@ -115,7 +112,7 @@ async fn a_client_certificate_opens_where_the_server_asks_for_one() {
     let tls = json!({"ca_file": certificates.ca(), "cert_file": cert_file, "key_file": key_file});
     gets_in(&server, json!({"tls": tls})).await;
 
-    let error = Rig::start(settings(&server, json!({"tls": {"ca_file": certificates.ca()}}))).error().await;
+    let error = BUS.start(settings(&server, json!({"tls": {"ca_file": certificates.ca()}}))).error().await;
     assert!(matches!(error, SourceError::Unreachable { .. }), "{error:?}");
 }
 
@@ -125,7 +122,7 @@ async fn a_server_without_tls_is_not_spoken_to_in_the_clear_when_tls_is_asked_fo
     // It takes our handshake for a command.
     server.process().expect_error("parser ERROR");
 
-    let error = Rig::start(settings(&server, json!({"tls": {}}))).error().await;
+    let error = BUS.start(settings(&server, json!({"tls": {}}))).error().await;
 
     assert!(matches!(error, SourceError::Unreachable { .. }), "{error:?}");
 }
@@ -138,7 +135,7 @@ async fn a_missing_file_is_named_with_its_setting() {
         (json!({"credentials": {"creds_file": "/nowhere/x.creds"}}), "credentials.creds_file"),
         (json!({"credentials": {"token_file": "/nowhere/token"}}), "credentials.token_file"),
     ] {
-        let error = Rig::start(settings(&server, more)).error().await;
+        let error = BUS.start(settings(&server, more)).error().await;
 
         assert!(matches!(&error, SourceError::Unusable { key: found, .. } if found == key), "{error:?}");
         assert!(describe(&error).to_string().contains("/nowhere/"), "{}", describe(&error));
@@ -152,7 +149,7 @@ async fn a_file_that_holds_no_credentials_is_named() {
     let file = file("these are no credentials");
 
     let error =
-        Rig::start(settings(&server, json!({"credentials": {"creds_file": file.path()}}))).error().await;
+        BUS.start(settings(&server, json!({"credentials": {"creds_file": file.path()}}))).error().await;
 
     assert!(
         matches!(&error, SourceError::Unusable { key, .. } if key == "credentials.creds_file"),
@@ -219,7 +216,7 @@ async fn a_credentials_file_opens_a_server_of_an_operator() {
 
     let (_other, strangers) = operated().await;
     let error =
-        Rig::start(settings(&server, json!({"credentials": {"creds_file": strangers.path()}}))).error().await;
+        BUS.start(settings(&server, json!({"credentials": {"creds_file": strangers.path()}}))).error().await;
     assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
 
     // The same for a stream.
@@ -235,8 +232,8 @@ async fn a_credentials_file_opens_a_server_of_an_operator() {
     let mut stream = settings(&server, credentials);
     stream["topics"] = json!(["orders.a"]);
     stream["jetstream"] = json!({"stream": "ORDERS"});
-    let rig = Rig::connected(stream).await;
-    rig.has_taken(&["1"]).await;
+    let rig = BUS.connected(stream).await;
+    rig.has_just(&["1"]).await;
     rig.stopped().await;
 }
 
@@ -267,16 +264,17 @@ async fn a_stream_is_read_over_tls_with_a_client_certificate_and_an_nkey() {
     context.create_stream(stream).await.unwrap();
     context.publish("a", "1".into()).await.unwrap().await.unwrap();
 
-    let rig = Rig::connected(settings(
-        &server,
-        json!({
-            "jetstream": {"stream": "ORDERS"},
-            "credentials": {"nkey": key.seed().unwrap()},
-            "tls": {"ca_file": certificates.ca(), "cert_file": cert_file, "key_file": key_file},
-        }),
-    ))
-    .await;
-    rig.has_taken(&["1"]).await;
+    let rig = BUS
+        .connected(settings(
+            &server,
+            json!({
+                "jetstream": {"stream": "ORDERS"},
+                "credentials": {"nkey": key.seed().unwrap()},
+                "tls": {"ca_file": certificates.ca(), "cert_file": cert_file, "key_file": key_file},
+            }),
+        ))
+        .await;
+    rig.has_just(&["1"]).await;
     rig.stopped().await;
 }
 
@@ -291,16 +289,17 @@ async fn a_user_who_may_not_ask_for_streams_is_refused_in_the_servers_words() {
     })
     .await;
     server.process().expect_error("Publish Violation");
-    let error = Rig::start(settings(
-        &server,
-        json!({
-            "jetstream": {"stream": "ORDERS"},
-            "credentials": {"username": "joe", "password": "s3cret"},
-            "connect_timeout": "2s",
-        }),
-    ))
-    .error()
-    .await;
+    let error = BUS
+        .start(settings(
+            &server,
+            json!({
+                "jetstream": {"stream": "ORDERS"},
+                "credentials": {"username": "joe", "password": "s3cret"},
+                "connect_timeout": "2s",
+            }),
+        ))
+        .error()
+        .await;
 
     assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
     assert!(describe(&error).to_string().to_lowercase().contains("permissions"), "{}", describe(&error));

@@ -6,25 +6,22 @@ use connectors_sdk::{Demand, Topic, TopicPattern};
 use futures::StreamExt;
 use serde_json::json;
 use testkit::servers::NatsServer;
+use testkit::source::PATIENCE;
 use testkit::time::eventually;
 
-use crate::rig::{PATIENCE, Rig, publisher};
+use crate::rig::{BUS, publisher};
 
 const GROUP: &str = "openfaas_nats_worker_group";
 const CLIENT: &str = "openfaas_connector";
-
-fn bodies(events: &[connectors_sdk::Event]) -> Vec<Vec<u8>> {
-    events.iter().map(|event| event.body.to_vec()).collect()
-}
 
 #[tokio::test]
 async fn a_subject_met_by_several_subscriptions_on_two_replicas_comes_once() {
     let server = NatsServer::start().await;
     let publisher = publisher(server.url()).await;
-    let one =
-        Rig::connected(json!({"url": server.url(), "topics": ["*.created", "orders.>", "orders.created"]}))
-            .await;
-    let two = Rig::connected(json!({"url": server.url(), "topics": ["orders.created", "orders.*"]})).await;
+    let one = BUS
+        .connected(json!({"url": server.url(), "topics": ["*.created", "orders.>", "orders.created"]}))
+        .await;
+    let two = BUS.connected(json!({"url": server.url(), "topics": ["orders.created", "orders.*"]})).await;
     server
         .subscribed(CLIENT, &["*.created", "orders.*", "orders.>", "orders.created", "orders.created"])
         .await;
@@ -34,17 +31,17 @@ async fn a_subject_met_by_several_subscriptions_on_two_replicas_comes_once() {
     }
     publisher.flush().await.unwrap();
     eventually(PATIENCE, "every message", async || {
-        let taken = one.taken().len() + two.taken().len();
+        let taken = one.sink.bodies().len() + two.sink.bodies().len();
         if taken >= 1_000 { Ok(()) } else { Err(format!("{taken} came")) }
     })
     .await;
     let (one, two) = (one.stopped().await, two.stopped().await);
 
-    let mut all = bodies(&one);
-    all.extend(bodies(&two));
+    let mut all = one.bodies();
+    all.extend(two.bodies());
     assert_eq!(all.len(), 1_000, "none twice");
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 1_000, "each one");
-    assert!(!one.is_empty() && !two.is_empty(), "replicas share the work");
+    assert!(!one.bodies().is_empty() && !two.bodies().is_empty(), "replicas share the work");
 }
 
 #[tokio::test]
@@ -53,7 +50,7 @@ async fn a_connector_of_openfaas_beside_us_shares_the_messages() {
     let publisher = publisher(server.url()).await;
     let old = async_nats::ConnectOptions::new().name(CLIENT).connect(server.url()).await.unwrap();
     let mut of_old = old.queue_subscribe("orders.>", GROUP.to_owned()).await.unwrap();
-    let ours = Rig::connected(json!({"url": server.url(), "topics": ["orders.created"]})).await;
+    let ours = BUS.connected(json!({"url": server.url(), "topics": ["orders.created"]})).await;
     server.subscribed(CLIENT, &["orders.>", "orders.created"]).await;
     let groups: Vec<String> = server.subscriptions().await.into_iter().map(|s| s.group).collect();
     assert_eq!(groups, [GROUP, GROUP]);
@@ -63,7 +60,7 @@ async fn a_connector_of_openfaas_beside_us_shares_the_messages() {
     }
     publisher.flush().await.unwrap();
     let mut theirs = 0;
-    while theirs + ours.taken().len() < 200 {
+    while theirs + ours.sink.bodies().len() < 200 {
         tokio::select! {
             Some(_) = of_old.next() => theirs += 1,
             () = tokio::task::yield_now() => {}
@@ -71,14 +68,14 @@ async fn a_connector_of_openfaas_beside_us_shares_the_messages() {
     }
 
     assert!(theirs > 0 && theirs < 200, "{theirs} went to the old one");
-    assert_eq!(ours.stopped().await.len(), 200 - theirs);
+    assert_eq!(ours.stopped().await.bodies().len(), 200 - theirs);
 }
 
 #[tokio::test]
 async fn an_exact_topic_with_a_wildcard_in_it_is_not_sent_as_one() {
     let server = NatsServer::start().await;
     let publisher = publisher(server.url()).await;
-    let rig = Rig::connected(json!({"url": server.url()})).await;
+    let rig = BUS.connected(json!({"url": server.url()})).await;
     let exact = |text: &str| TopicPattern::exact(&Topic::parse(text).unwrap());
     let patterns =
         [exact("orders.*"), exact("not a subject"), exact("a"), TopicPattern::parse("b.*").unwrap()];
@@ -90,10 +87,11 @@ async fn an_exact_topic_with_a_wildcard_in_it_is_not_sent_as_one() {
         publisher.publish(subject, "x".into()).await.unwrap();
     }
     publisher.flush().await.unwrap();
-    eventually(PATIENCE, "what is wanted", async || rig.taken().len() == 2).await;
+    rig.has(2).await;
 
-    assert_eq!(rig.topics().into_iter().collect::<BTreeSet<_>>(), ["a".to_owned(), "b.x".to_owned()].into());
-    rig.stopped().await;
+    let taken = rig.stopped().await.accepted();
+    assert_eq!(taken.iter().map(|event| event.topic.as_str()).collect::<BTreeSet<_>>(), ["a", "b.x"].into());
+    assert_eq!(taken.len(), 2);
 }
 
 #[tokio::test]
@@ -101,7 +99,7 @@ async fn the_name_and_the_group_are_settings() {
     let server = NatsServer::start().await;
     let settings =
         json!({"url": server.url(), "topics": ["a"], "queue_group": "mine", "client_name": "evoke-1"});
-    let rig = Rig::connected(settings).await;
+    let rig = BUS.connected(settings).await;
     server.subscribed("evoke-1", &["a"]).await;
 
     assert_eq!(server.subscriptions().await[0].group, "mine");
@@ -114,13 +112,13 @@ async fn a_message_without_a_type_gets_the_configured_one() {
     let server = NatsServer::start().await;
     let publisher = publisher(server.url()).await;
     let settings = json!({"url": server.url(), "topics": ["a"], "content_type": "application/json"});
-    let rig = Rig::connected(settings).await;
+    let rig = BUS.connected(settings).await;
     server.subscribed(CLIENT, &["a"]).await;
     publisher.publish_with_reply("a", "an.inbox", "{}".into()).await.unwrap();
     publisher.flush().await.unwrap();
-    eventually(PATIENCE, "the message", async || rig.taken().len() == 1).await;
+    rig.has(1).await;
 
-    let event = &rig.stopped().await[0];
+    let event = &rig.stopped().await.accepted()[0];
     assert_eq!(event.headers.text("content-type"), Some("application/json"));
     assert_eq!(event.headers.len(), 1);
 }

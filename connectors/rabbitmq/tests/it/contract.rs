@@ -14,10 +14,11 @@ use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use testkit::contract::source::{Sent, Upstream};
 use testkit::servers::{RabbitMq, Relay};
+use testkit::source::PATIENCE;
 
 use crate::client::{Client, Message, text};
 use crate::malformed::Careless;
-use crate::rig::{PATIENCE, fresh, shared};
+use crate::rig::{fresh, shared};
 use crate::witness::Witness;
 
 /// Queues of a server: one of its own, where the case restarts it, or the shared one. The queues are quorum queues in the

@@ -6,27 +6,25 @@ use std::time::{Duration, Instant};
 use connectors_sdk::{Retry, SourceError, describe};
 use serde_json::{Value, json};
 use testkit::servers::Certificates;
+use testkit::source::{PATIENCE, with};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use crate::client::{Client, Message};
-use crate::rig::{CERTIFICATES, ELSEWHERE, PATIENCE, READER, Rig, fresh, shared};
+use crate::rig::{CERTIFICATES, ELSEWHERE, READER, TASKS, fresh, shared};
 
 /// The shared server with these settings beside its address without credentials.
 async fn settings(more: Value) -> Value {
-    let mut settings = json!({"url": format!("amqp://{}", shared().await.address()), "topics": ["nothing"]});
-    for (key, value) in more.as_object().into_iter().flatten() {
-        settings[key] = value.clone();
-    }
-    settings
+    let address = shared().await.address();
+    with(json!({"url": format!("amqp://{address}"), "topics": ["nothing"]}), more)
 }
 
 async fn gets_in(more: Value) {
-    Rig::connected(settings(more).await).await.stopped().await;
+    TASKS.connected(settings(more).await).await.stopped().await;
 }
 
 async fn fails(more: Value) -> SourceError {
-    Rig::start(settings(more).await).error().await
+    TASKS.start(settings(more).await).error().await
 }
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -77,12 +75,12 @@ async fn queues_of_one_name_in_two_virtual_hosts_are_two() {
     here.queue(&queue, "classic").await;
     there.queue(&queue, "classic").await;
 
-    let rig = Rig::connected(json!({"url": elsewhere, "topics": [queue]})).await;
+    let rig = TASKS.connected(json!({"url": elsewhere, "topics": [queue]})).await;
     here.publish(&[Message::to(&queue, "here")]).await;
     there.publish(&[Message::to(&queue, "there")]).await;
     rig.has(1).await;
 
-    assert_eq!(rig.stopped().await[0].body, "there");
+    assert_eq!(rig.stopped().await.accepted()[0].body, "there");
     assert_eq!(here.look(&queue).await, Some((1, 0)));
 }
 
@@ -115,9 +113,9 @@ async fn any_server_is_believed_only_where_that_is_said() {
     let url = format!("amqps://{}", shared().await.listener("tls"));
     let tls = json!({"insecure": true, "cert_file": cert_file, "key_file": key_file});
     let rig =
-        Rig::connected(settings(json!({"url": url, "tls": tls, "topics": "from-functions"})).await).await;
+        TASKS.connected(settings(json!({"url": url, "tls": tls, "topics": "from-functions"})).await).await;
 
-    assert!(rig.last_error().contains("not checked"), "{}", rig.last_error());
+    assert!(rig.complaint().contains("not checked"), "{}", rig.complaint());
     rig.stopped().await;
 }
 
@@ -159,7 +157,7 @@ async fn a_server_that_says_nothing_is_given_up_and_its_socket_closed() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("amqp://{}", silent.local_addr().unwrap());
     let began = Instant::now();
-    let rig = Rig::start(json!({"url": url, "connect_timeout": "300ms"}));
+    let rig = TASKS.start(json!({"url": url, "connect_timeout": "300ms"}));
     let (mut socket, _) = silent.accept().await.unwrap();
 
     let error = rig.error().await;

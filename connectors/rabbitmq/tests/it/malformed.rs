@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 
 use serde_json::json;
-use testkit::time::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Client, Message};
-use crate::rig::{PATIENCE, Rig, fresh, shared};
+use crate::rig::{TASKS, fresh, shared};
 
 /// A publisher that says what no client library would.
 pub(crate) struct Careless {
@@ -85,8 +84,8 @@ async fn a_message_whose_id_is_no_text_is_kept_and_stops_nobody() {
     careless.publish(&queue, b"whatever").await;
     client.publish(&[Message::to(&queue, "behind it"), Message::to(&other, "beside it")]).await;
 
-    let rig = Rig::start(json!({"url": server.url(), "topics": [queue, other]}));
+    let rig = TASKS.start(json!({"url": server.url(), "topics": [queue, other]}));
     rig.has(2).await;
-    eventually(PATIENCE, "the dead letter", async || rig.quarantined().len() == 1).await;
+    rig.sees("the dead letter", |seen| seen.quarantined.len() == 1).await;
     rig.stopped().await;
 }

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Message, text};
-use crate::rig::{ELSEWHERE, Rig, fresh, shared};
+use crate::rig::{ELSEWHERE, TASKS, fresh, shared};
 
 /// A delivery as the captures hold it.
 fn written(delivery: &Delivery) -> Value {
@@ -143,11 +143,11 @@ async fn every_type_of_header_value_comes_through() {
     for (name, value, _) in &values {
         headers.insert((*name).into(), value.clone());
     }
-    let rig = Rig::connected(json!({"url": server.url(), "topics": [queue]})).await;
+    let rig = TASKS.connected(json!({"url": server.url(), "topics": [queue]})).await;
     client.publish(&[Message::to(&queue, "x").with(|properties| properties.with_headers(headers))]).await;
     rig.has(1).await;
 
-    let event = &rig.stopped().await[0];
+    let event = &rig.stopped().await.accepted()[0];
     for (name, _, expected) in values {
         assert_eq!(event.headers.text(&format!("x-rabbitmq-{name}")), Some(expected), "{name}");
     }

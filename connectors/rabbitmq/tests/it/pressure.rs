@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use lapin::types::AMQPValue;
 use serde_json::json;
+use testkit::source::{Mode, PATIENCE};
 use testkit::time::eventually;
 
 use crate::client::{Client, Message, text};
-use crate::rig::{PATIENCE, Rig, fresh, shared};
+use crate::rig::{TASKS, fresh, shared};
 use crate::witness::Witness;
 
 fn numbered(queue: &str, count: usize) -> Vec<Message> {
@@ -33,17 +34,19 @@ async fn what_is_refused_is_held_so_that_no_limit_of_deliveries_is_reached() {
         .await;
     let witness = Witness::of(server.address()).await;
     let url = format!("amqp://guest:guest@{}", witness.address());
-    let rig = Rig::connected(json!({"url": url, "topics": [queue]})).await;
-    rig.refuse(true);
+    let rig = TASKS.connected(json!({"url": url, "topics": [queue]})).await;
+    rig.sink.mode(Mode::Refuse);
     client.publish(&numbered(&queue, 5)).await;
 
     // Each was refused more often than the queue allows deliveries.
-    eventually(PATIENCE, "many offers", async || rig.offered() >= 5 * 4).await;
-    rig.refuse(false);
+    rig.is_offered(5 * 4).await;
+    rig.sink.mode(Mode::Accept);
     rig.has(5).await;
 
     assert_eq!(witness.given_back(), 0);
-    assert!(rig.accepted().iter().all(|event| event.headers.get("x-rabbitmq-x-delivery-count").is_none()));
+    assert!(
+        rig.sink.accepted().iter().all(|event| event.headers.get("x-rabbitmq-x-delivery-count").is_none())
+    );
     rig.stopped().await;
     assert_eq!((client.look(&queue).await, client.look(&dead).await), (Some((0, 0)), Some((0, 0))));
     assert_eq!(witness.acknowledged(), 5);
@@ -55,13 +58,13 @@ async fn a_refused_message_is_not_offered_in_a_hot_loop() {
     let client = Client::of(server.url());
     let queue = fresh("refused");
     client.queue(&queue, "classic").await;
-    let rig = Rig::connected(json!({"url": server.url(), "topics": [queue]})).await;
-    rig.refuse(true);
+    let rig = TASKS.connected(json!({"url": server.url(), "topics": [queue]})).await;
+    rig.sink.mode(Mode::Refuse);
     client.publish(&numbered(&queue, 1)).await;
 
     // A span of time, in which nothing is waited for.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let offers = rig.offered();
+    let offers = rig.sink.offered();
 
     assert!((2..20).contains(&offers), "{offers} offers in two seconds");
     rig.stopped().await;
@@ -76,8 +79,8 @@ async fn a_backlog_of_small_messages_is_asked_for_in_larger_portions() {
     client.queue(&queue, "classic").await;
     client.publish(&numbered(&queue, 3_000)).await;
 
-    let rig = Rig::start(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 500}}));
-    rig.close_desk(true);
+    let rig = TASKS.start(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 500}}));
+    rig.sink.mode(Mode::Hang);
     rig.holds(500).await;
 
     // At first 64, then the window's 500 beside them.
@@ -86,9 +89,9 @@ async fn a_backlog_of_small_messages_is_asked_for_in_larger_portions() {
         if ready == 3_000 - 64 - 500 { Ok(()) } else { Err(format!("{ready} are ready")) }
     })
     .await;
-    rig.close_desk(false);
+    rig.sink.mode(Mode::Accept);
     rig.has(3_000).await;
-    assert!(rig.bodies().values().all(|times| *times == 1), "none came twice for it");
+    assert!(rig.sink.each_came_once(), "none came twice for it");
     rig.stopped().await;
 }
 
@@ -98,13 +101,13 @@ async fn a_message_that_is_refused_for_ever_becomes_a_dead_letter_and_is_acknowl
     let client = Client::of(server.url());
     let queue = fresh("large");
     client.queue(&queue, "quorum").await;
-    let rig = Rig::connected(json!({"url": server.url(), "topics": [queue]})).await;
-    rig.limit(1_000);
+    let rig = TASKS.connected(json!({"url": server.url(), "topics": [queue]})).await;
+    rig.sink.limit(1_000);
     client.publish(&[Message::to(&queue, vec![7; 2_000]), Message::to(&queue, "small")]).await;
     rig.has(1).await;
-    eventually(PATIENCE, "the dead letter", async || rig.quarantined().len() == 1).await;
+    rig.sees("the dead letter", |seen| seen.quarantined.len() == 1).await;
 
-    let kept = rig.quarantined().remove(0);
+    let kept = rig.sink.quarantined()[0].clone();
     assert_eq!((kept.raw.len(), kept.topic.unwrap().to_string()), (2_000, queue.clone()));
     assert_eq!(kept.headers.text("x-rabbitmq-routing-key"), Some(queue.as_str()));
     rig.stopped().await;
@@ -118,8 +121,8 @@ async fn depth_and_progress_are_told_under_the_names_of_openfaas() {
     let queue = fresh("metered");
     client.queue(&queue, "classic").await;
     client.publish(&numbered(&queue, 20)).await;
-    let rig = Rig::start(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 5}}));
-    rig.close_desk(true);
+    let rig = TASKS.start(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 5}}));
+    rig.sink.mode(Mode::Hang);
     rig.holds(5).await;
     let depth = ("rabbitmq_connector_queue_depth", queue.clone());
     assert_eq!((rig.metrics()[&depth], rig.status().lag), (20, Some(20)), "as it was found");
@@ -127,7 +130,7 @@ async fn depth_and_progress_are_told_under_the_names_of_openfaas() {
     // Looked at again by and by.
     eventually(PATIENCE, "the depth", async || rig.metrics()[&depth] == 15).await;
     assert_eq!(rig.status().lag, Some(15));
-    rig.close_desk(false);
+    rig.sink.mode(Mode::Accept);
     rig.has(20).await;
 
     let processed = ("rabbitmq_connector_messages_processed_total", queue.clone());
@@ -142,12 +145,11 @@ async fn what_was_sent_and_not_begun_goes_back_at_a_stop() {
     let queue = fresh("stopped");
     client.queue(&queue, "quorum").await;
     client.publish(&numbered(&queue, 50)).await;
-    let rig = Rig::start(
-        json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 50, "bytes": "3B"}}),
-    );
-    rig.close_desk(true);
-    eventually(PATIENCE, "an offer", async || rig.offered() > 0).await;
-    let began = rig.offered();
+    let rig = TASKS
+        .start(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 50, "bytes": "3B"}}));
+    rig.sink.mode(Mode::Hang);
+    rig.is_offered(1).await;
+    let began = rig.sink.offered();
     rig.cut_off().await;
 
     assert!(began < 50);
@@ -163,10 +165,10 @@ async fn a_server_that_says_that_it_is_short_of_memory_is_shown() {
     client.queue(&queue, "classic").await;
     let witness = Witness::of(server.address()).await;
     let url = format!("amqp://guest:guest@{}", witness.address());
-    let rig = Rig::connected(json!({"url": url, "topics": [queue]})).await;
+    let rig = TASKS.connected(json!({"url": url, "topics": [queue]})).await;
 
     witness.say(b"\x00\x0a\x00\x3c\x0dlow on memory");
-    rig.says("low on memory").await;
+    rig.complains("low on memory").await;
     witness.say(b"\x00\x0a\x00\x3d");
     client.publish(&numbered(&queue, 1)).await;
     rig.has(1).await;

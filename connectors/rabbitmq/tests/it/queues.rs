@@ -6,17 +6,15 @@ use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
+use testkit::source::{Mode, PATIENCE, with};
 use testkit::time::eventually;
 
 use crate::client::{Client, Message};
-use crate::rig::{PATIENCE, READER, Rig, fresh, shared};
+use crate::rig::{READER, TASKS, fresh, shared};
 
 async fn settings(more: Value) -> (Client, Value) {
     let url = shared().await.url();
-    let mut settings = json!({"url": url});
-    for (key, value) in more.as_object().into_iter().flatten() {
-        settings[key] = value.clone();
-    }
+    let settings = with(json!({"url": url}), more);
     (Client::of(url), settings)
 }
 
@@ -26,8 +24,8 @@ async fn a_queue_that_is_not_there_is_said_and_stops_no_other() {
     let (client, settings) = settings(json!({"topics": [there, missing]})).await;
     client.queue(&there, "classic").await;
 
-    let rig = Rig::connected(settings).await;
-    rig.says(&format!("{missing}: NOT_FOUND")).await;
+    let rig = TASKS.connected(settings).await;
+    rig.complains(&format!("{missing}: NOT_FOUND")).await;
     assert_eq!(rig.status().subscriptions, [there.as_str()]);
     client.publish(&[Message::to(&there, "1")]).await;
     rig.has(1).await;
@@ -51,7 +49,7 @@ async fn what_may_only_be_read_is_enough() {
     client.queue(&queue, "quorum").await;
     client.publish(&[Message::to(&queue, "x")]).await;
 
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
     rig.has(1).await;
 
     rig.stopped().await;
@@ -82,7 +80,7 @@ async fn declared_queues_are_made_and_bound_by_pattern() {
         channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default()).await.unwrap();
     }
 
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
     let via = |exchange: &str, key: &str| Message {
         exchange: exchange.to_owned(),
         ..Message::to(key, format!("{key} of {exchange}"))
@@ -96,6 +94,7 @@ async fn declared_queues_are_made_and_bound_by_pattern() {
     let topics: Vec<(String, bool)> = rig
         .stopped()
         .await
+        .accepted()
         .iter()
         .map(|event| (event.topic.to_string(), event.headers.get("x-rabbitmq-exchange").is_some()))
         .collect();
@@ -116,9 +115,9 @@ async fn a_queue_that_is_made_otherwise_is_said_and_stops_no_other() {
     .await;
     client.queue(&classic, "classic").await;
 
-    let rig = Rig::connected(settings).await;
-    rig.says("PRECONDITION_FAILED").await;
-    rig.says(&format!("{other}: NOT_FOUND - no exchange 'no-such-exchange'")).await;
+    let rig = TASKS.connected(settings).await;
+    rig.complains("PRECONDITION_FAILED").await;
+    rig.complains(&format!("{other}: NOT_FOUND - no exchange 'no-such-exchange'")).await;
 
     // Each is found right once it is.
     client
@@ -150,10 +149,10 @@ async fn queues_of_openfaas_connector_are_taken_over() {
         .unwrap();
     client.publish(&[Message::to(&queue, "x")]).await;
 
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
     rig.has(1).await;
 
-    assert_eq!(rig.last_error(), "");
+    assert_eq!(rig.complaint(), "");
     rig.stopped().await;
 }
 
@@ -164,11 +163,11 @@ async fn what_only_functions_name_is_never_made() {
         "declare": true, "topics": "from-functions", "queues": [{"name": listed}],
     }))
     .await;
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
     assert_eq!(client.look(&listed).await, Some((0, 0)), "it is there before any function wants it");
 
     rig.functions_want(&[&listed, &asked]);
-    rig.says(&format!("{asked}: NOT_FOUND")).await;
+    rig.complains(&format!("{asked}: NOT_FOUND")).await;
     eventually(PATIENCE, "its consumer", async || client.look(&listed).await == Some((0, 1))).await;
     assert_eq!(client.look(&asked).await, None);
 
@@ -186,7 +185,7 @@ async fn wishes_that_change_before_they_are_answered_leave_no_consumer_behind() 
     let queue = fresh("restless");
     let (client, settings) =
         settings(json!({"declare": true, "topics": "from-functions", "queues": [{"name": queue}]})).await;
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
 
     for pause in 0..8 {
         rig.functions_want(&[&queue]);
@@ -208,18 +207,19 @@ async fn wishes_that_change_before_they_are_answered_leave_no_consumer_behind() 
 async fn a_queue_that_is_deleted_is_made_again_and_what_we_have_of_it_is_finished() {
     let queue = fresh("deleted");
     let (client, settings) = settings(json!({"declare": true, "topics": [queue]})).await;
-    let rig = Rig::connected(settings).await;
-    rig.close_desk(true);
+    let rig = TASKS.connected(settings).await;
+    rig.sink.mode(Mode::Hang);
     client.publish(&[Message::to(&queue, "before")]).await;
     rig.holds(1).await;
 
     client.channel().await.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    rig.says("the queue was deleted").await;
-    rig.close_desk(false);
+    rig.complains("the queue was deleted").await;
+    rig.sink.mode(Mode::Accept);
     client.publish_when_taken(&[Message::to(&queue, "after")]).await;
     rig.has(2).await;
 
-    let bodies: Vec<String> = rig.bodies().into_keys().collect();
+    let mut bodies = rig.sink.bodies();
+    bodies.sort();
     assert_eq!(bodies, ["after", "before"]);
     assert_eq!(rig.status().disconnected.len(), 1, "the connection stood all the time");
     rig.stopped().await;
@@ -234,8 +234,8 @@ async fn a_queue_of_somebody_else_alone_is_said() {
     let channel = client.channel().await;
     channel.queue_declare(queue.as_str().into(), theirs, FieldTable::default()).await.unwrap();
 
-    let rig = Rig::connected(settings).await;
-    rig.says("RESOURCE_LOCKED").await;
+    let rig = TASKS.connected(settings).await;
+    rig.complains("RESOURCE_LOCKED").await;
     rig.stopped().await;
 }
 
@@ -252,12 +252,11 @@ async fn quorum_and_classic_queues_are_drained_side_by_side() {
         client.publish(&messages).await;
     }
 
-    let rig = Rig::connected(settings).await;
+    let rig = TASKS.connected(settings).await;
     rig.has(800).await;
 
-    let bodies = rig.bodies();
-    assert!(bodies.len() == 800 && bodies.values().all(|times| *times == 1));
-    rig.stopped().await;
+    let sink = rig.stopped().await;
+    assert!(sink.accepted().len() == 800 && sink.each_came_once());
     for queue in &queues {
         assert_eq!(client.look(queue).await, Some((0, 0)));
     }

@@ -4,10 +4,11 @@ use connectors_sdk::{SourceError, SourceState, describe};
 use lapin::types::AMQPValue;
 use serde_json::json;
 use testkit::servers::RabbitMq;
+use testkit::source::{Mode, PATIENCE};
 use testkit::time::eventually;
 
 use crate::client::{Client, Message};
-use crate::rig::{PATIENCE, Rig, fresh};
+use crate::rig::{TASKS, fresh};
 
 fn numbered(queue: &str, count: usize) -> Vec<Message> {
     (0..count).map(|n| Message::to(queue, n.to_string())).collect()
@@ -30,22 +31,21 @@ async fn a_server_short_of_memory_is_drained_all_the_same(server: &RabbitMq) {
     client.queue(&queue, "quorum").await;
     client.publish(&numbered(&queue, 500)).await;
     let rig =
-        Rig::connected(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 10}})).await;
-    rig.close_desk(true);
+        TASKS.connected(json!({"url": server.url(), "topics": [queue], "in_flight": {"messages": 10}})).await;
+    rig.sink.mode(Mode::Hang);
     rig.holds(10).await;
 
     server.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
-    rig.close_desk(false);
+    rig.sink.mode(Mode::Accept);
     rig.has(500).await;
     eventually(PATIENCE, "the last acknowledgement", async || client.look(&queue).await == Some((0, 1)))
         .await;
 
     assert_eq!(rig.status().state, SourceState::Connected);
-    assert_eq!(rig.last_error(), "", "only publishers are told");
-    let bodies = rig.bodies();
-    assert!(bodies.len() == 500 && bodies.values().all(|times| *times == 1));
+    assert_eq!(rig.complaint(), "", "only publishers are told");
     server.ctl(&["set_vm_memory_high_watermark", "absolute", "512MB"]).await;
-    rig.stopped().await;
+    let sink = rig.stopped().await;
+    assert!(sink.accepted().len() == 500 && sink.each_came_once());
 }
 
 /// `consumer_timeout`, 30 minutes by default: the server closes the channel and has the message again.
@@ -60,26 +60,26 @@ async fn a_message_held_longer_than_the_server_allows_comes_again_and_once(serve
         )
     };
     server.ctl(&["eval", &set(1_000, 500)]).await;
-    let rig = Rig::connected(json!({"url": server.url(), "topics": [slow, other]})).await;
-    rig.close_desk(true);
+    let rig = TASKS.connected(json!({"url": server.url(), "topics": [slow, other]})).await;
+    rig.sink.mode(Mode::Hang);
     client.publish(&numbered(&slow, 3)).await;
     rig.holds(3).await;
 
-    rig.says("timed out").await;
+    rig.complains("timed out").await;
     server.ctl(&["eval", &set(1_800_000, 60_000)]).await;
-    rig.close_desk(false);
+    rig.sink.mode(Mode::Accept);
     client.publish(&[Message::to(&other, "other")]).await;
     rig.has(4).await;
     eventually(PATIENCE, "acknowledgements", async || client.look(&slow).await == Some((0, 1))).await;
 
     // What was in flight when the channel was closed was let go, not taken beside its redelivery.
-    assert!(rig.bodies().values().all(|times| *times == 1), "{:?}", rig.bodies());
+    assert!(rig.sink.each_came_once(), "{:?}", rig.sink);
     assert_eq!(rig.status().disconnected.len(), 1, "the connection and the other queue were left alone");
     rig.stopped().await;
 }
 
 async fn a_silent_server_is_given_up(server: &mut RabbitMq) {
-    let rig = Rig::connected(json!({"url": server.url(), "heartbeat": "1s"})).await;
+    let rig = TASKS.connected(json!({"url": server.url(), "heartbeat": "1s"})).await;
     server.pause();
 
     let error = rig.error().await;
@@ -90,7 +90,7 @@ async fn a_silent_server_is_given_up(server: &mut RabbitMq) {
 }
 
 async fn a_connection_that_an_operator_ends_is_lost_with_his_word(server: &RabbitMq) {
-    let rig = Rig::connected(json!({"url": server.url()})).await;
+    let rig = TASKS.connected(json!({"url": server.url()})).await;
     server.ctl(&["close_all_connections", "for maintenance"]).await;
 
     let error = rig.error().await;

@@ -2,21 +2,16 @@
 
 use connectors_sdk::SourceState;
 use serde_json::json;
+use testkit::source::PATIENCE;
 use testkit::time::eventually;
 
-use crate::queues::{Letter, Owner, PATIENCE};
-use crate::rig::{Rig, settings};
+use crate::queues::{Letter, Owner};
+use crate::rig::{JOBS, settings};
 use crate::server;
 
-/// The bodies of one group in the order in which they were taken, each once.
+/// The bodies of one group in the order in which they were taken.
 fn of_group(bodies: &[String], group: &str) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for body in bodies.iter().filter(|body| body.starts_with(group)) {
-        if !all.contains(body) {
-            all.push(body.clone());
-        }
-    }
-    all
+    bodies.iter().filter(|body| body.starts_with(group)).cloned().collect()
 }
 
 fn numbered(group: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
@@ -34,25 +29,25 @@ async fn a_group_is_taken_in_its_order_over_refusals_and_a_stop() {
     owner.send(&url, &letters).await;
     let settings = settings(&server.url(), &json!({"topics": ["ordered-groups.fifo"], "wait_time": "1s"}));
 
-    let rig = Rig::start(settings.clone());
-    rig.broker.refuse("a3", 2);
-    rig.broker.refuse("b0", 1);
-    rig.broker.refuse("b7", 1);
-    rig.broker.has(30).await;
-    let broker = rig.stopped().await;
-    let rig = Rig::before(broker, settings);
-    rig.broker.has(60).await;
+    let rig = JOBS.start(settings.clone());
+    rig.sink.refuse_first(2, "a3");
+    rig.sink.refuse_first(1, "b0");
+    rig.sink.refuse_first(1, "b7");
+    rig.has(30).await;
+    let rig = JOBS.start_before(rig.stopped().await, settings);
+    rig.has(60).await;
     eventually(PATIENCE, "the queue to be empty", async || {
         let left = owner.count(&url).await;
         if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
-    let bodies = rig.stopped().await.bodies();
+    let sink = rig.stopped().await;
+    let bodies = sink.bodies();
 
     for group in ["a", "b", "c"] {
         assert_eq!(of_group(&bodies, group), numbered(group, 0..20));
     }
-    assert_eq!(bodies.len(), 60, "each once");
+    assert!(bodies.len() == 60 && sink.each_came_once());
 }
 
 #[tokio::test]
@@ -60,15 +55,15 @@ async fn a_group_that_is_refused_holds_up_no_other() {
     let server = server().await;
     let owner = Owner::of(&server.url());
     let url = owner.create("stuck-group.fifo", &[]).await;
-    let rig = Rig::start(settings(&server.url(), &json!({"topics": ["stuck-group.fifo"]})));
+    let rig = JOBS.start(settings(&server.url(), &json!({"topics": ["stuck-group.fifo"]})));
     rig.is(SourceState::Connected).await;
-    rig.broker.refuse("a0", usize::MAX);
+    rig.sink.refuse_first(u32::MAX, "a0");
     let letters: Vec<Letter> = (0..5)
         .flat_map(|number| ["a", "b"].map(|group| Letter::in_group(format!("{group}{number}"), group)))
         .collect();
     owner.send(&url, &letters).await;
 
-    rig.broker.has(5).await;
-    rig.broker.is_offered("a0", 2).await;
+    rig.has(5).await;
+    rig.sees("the first of a to be offered again", |seen| seen.offers_of("a0") >= 2).await;
     assert_eq!(rig.stopped().await.bodies(), numbered("b", 0..5), "none of a before its first");
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use connectors_sdk::SourceState;
 use serde_json::json;
+use testkit::source::{Mode, PATIENCE};
 use testkit::time::eventually;
 
-use crate::queues::{Letter, Owner, PATIENCE};
-use crate::rig::{Rig, settings};
+use crate::queues::{Letter, Owner};
+use crate::rig::{JOBS, settings};
 use crate::server;
 
 #[tokio::test]
@@ -15,31 +16,28 @@ async fn a_message_stays_hidden_for_as_long_as_the_broker_takes() {
     let server = server().await;
     let owner = Owner::of(&server.url());
     let url = owner.create("slow-broker", &[]).await;
-    let more = json!({"topics": ["slow-broker"], "visibility_timeout": "4s"});
-    let rig = Rig::start(settings(&server.url(), &more));
-    let other = Rig::start(settings(&server.url(), &more));
+    let more = json!({"topics": ["slow-broker"], "visibility_timeout": "8s"});
+    let rig = JOBS.start(settings(&server.url(), &more));
+    let other = JOBS.start(settings(&server.url(), &more));
     rig.is(SourceState::Connected).await;
     other.is(SourceState::Connected).await;
-    rig.broker.hang(true);
-    other.broker.hang(true);
+    rig.sink.mode(Mode::Hang);
+    other.sink.mode(Mode::Hang);
     let bodies: Vec<String> = (0..30).map(|number| number.to_string()).collect();
     owner.send(&url, &bodies.iter().map(Letter::of).collect::<Vec<_>>()).await;
 
     // More than twice as long as SQS hides them by itself.
-    let offers = || {
-        let of = |rig: &Rig| rig.broker.seen().offers.values().sum::<usize>();
-        of(&rig) + of(&other)
-    };
+    let offers = || rig.sink.offered() + other.sink.offered();
     eventually(PATIENCE, "the offers", async || offers() == 30).await;
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    tokio::time::sleep(Duration::from_secs(17)).await;
     assert_eq!((offers(), owner.count(&url).await), (30, (0, 30)), "each is held by one, once");
 
-    rig.broker.hang(false);
-    other.broker.hang(false);
+    rig.sink.mode(Mode::Accept);
+    other.sink.mode(Mode::Accept);
     eventually(PATIENCE, "the queue to be empty", async || owner.count(&url).await == (0, 0)).await;
-    let mut taken = rig.stopped().await.bodies();
-    taken.extend(other.stopped().await.bodies());
-    assert_eq!(taken.len(), 30);
+    let (one, two) = (rig.stopped().await, other.stopped().await);
+    assert_eq!(one.bodies().len() + two.bodies().len(), 30);
+    assert!(one.each_came_once() && two.each_came_once());
 }
 
 #[tokio::test]
@@ -48,14 +46,14 @@ async fn a_refused_message_is_seen_by_another_replica() {
     let owner = Owner::of(&server.url());
     let url = owner.create("ill-replica", &[]).await;
     let more = json!({"topics": ["ill-replica"]});
-    let ill = Rig::start(settings(&server.url(), &more));
+    let ill = JOBS.start(settings(&server.url(), &more));
     ill.is(SourceState::Connected).await;
-    ill.broker.refuse("1", usize::MAX);
+    ill.sink.mode(Mode::Refuse);
     owner.send(&url, &[Letter::of("1")]).await;
-    ill.broker.is_offered("1", 1).await;
+    ill.is_offered(1).await;
 
-    let well = Rig::start(settings(&server.url(), &more));
-    well.broker.has(1).await;
+    let well = JOBS.start(settings(&server.url(), &more));
+    well.has(1).await;
     assert!(ill.stopped().await.bodies().is_empty());
     assert_eq!(well.stopped().await.bodies(), ["1"]);
     assert_eq!(owner.count(&url).await, (0, 0));
@@ -69,13 +67,13 @@ async fn what_was_not_begun_is_given_back_at_a_stop() {
     let letters: Vec<Letter> = (0..10).map(|number| Letter::in_group(number.to_string(), "a")).collect();
     // Hidden for an hour, unless they are given back. A request that is cut goes on in ElasticMQ for as long as it waits.
     let more = json!({"topics": ["given-back.fifo"], "visibility_timeout": "1h", "wait_time": "1s"});
-    let rig = Rig::start(settings(&server.url(), &more));
+    let rig = JOBS.start(settings(&server.url(), &more));
     owner.send(&url, &letters[..1]).await;
-    rig.broker.has(1).await;
-    rig.broker.hang(true);
+    rig.has(1).await;
+    rig.sink.mode(Mode::Hang);
     owner.send(&url, &letters[1..]).await;
-    rig.broker.is_offered("1", 1).await;
-    let broker = rig.broker.clone();
+    rig.is_offered(2).await;
+    let sink = rig.sink.clone();
     let stopping = tokio::spawn(rig.stopped());
     // What is begun is finished, and what is behind it goes back meanwhile.
     eventually(PATIENCE, "the others to be given back", async || {
@@ -85,12 +83,12 @@ async fn what_was_not_begun_is_given_back_at_a_stop() {
     .await;
     // ElasticMQ still answers a request that the stop has cut, into the void: what came free now would be hidden for the hour.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    broker.hang(false);
-    let broker = stopping.await.unwrap();
-    assert_eq!(broker.bodies(), ["0", "1"]);
+    sink.mode(Mode::Accept);
+    let sink = stopping.await.unwrap();
+    assert_eq!(sink.bodies(), ["0", "1"]);
 
-    let rig = Rig::before(broker, settings(&server.url(), &more));
-    rig.broker.has(10).await;
+    let rig = JOBS.start_before(sink, settings(&server.url(), &more));
+    rig.has(10).await;
     let bodies = rig.stopped().await.bodies();
     assert_eq!(bodies, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
     assert_eq!(owner.count(&url).await, (0, 0));

@@ -2,10 +2,9 @@
 
 use connectors_sdk::Event;
 use serde_json::{Value, json};
-use testkit::time::eventually;
 
-use crate::queues::{Letter, Owner, PATIENCE};
-use crate::rig::{Rig, settings};
+use crate::queues::{Letter, Owner};
+use crate::rig::{JOBS, settings};
 use crate::server;
 
 fn fields<'a>(event: &'a Event, prefix: &str) -> Vec<(&'a str, &'a str)> {
@@ -21,10 +20,9 @@ async fn events_of(queue: &str, letters: &[Letter], more: Value) -> Vec<Event> {
     owner.send(&url, letters).await;
     let mut more = more;
     more["topics"] = json!([queue]);
-    let rig = Rig::start(settings(&server.url(), &more));
-    rig.broker.has(letters.len()).await;
-    let broker = rig.stopped().await;
-    let mut events = broker.seen().accepted.clone();
+    let rig = JOBS.start(settings(&server.url(), &more));
+    rig.has(letters.len()).await;
+    let mut events = rig.stopped().await.accepted();
     let place = |event: &Event| letters.iter().position(|letter| event.body == letter.body);
     events.sort_by_key(place);
     events
@@ -78,16 +76,16 @@ async fn where_an_envelope_is_expected_another_body_is_kept_as_a_dead_letter() {
     let server = server().await;
     let owner = Owner::of(&server.url());
     let url = owner.create("no-sns", &[]).await;
-    let rig = Rig::start(settings(&server.url(), &json!({"topics": ["no-sns"], "body": "sns"})));
+    let rig = JOBS.start(settings(&server.url(), &json!({"topics": ["no-sns"], "body": "sns"})));
     let bodies =
         ["no JSON", "{}", &ENVELOPE.replace("Notification\"", "SubscriptionConfirmation\""), ENVELOPE];
     owner.send(&url, &bodies.map(Letter::of)).await;
 
-    rig.broker.has(1).await;
-    eventually(PATIENCE, "the dead letters", async || rig.broker.seen().quarantined.len() == 3).await;
-    let broker = rig.stopped().await;
+    rig.has(1).await;
+    rig.sees("the dead letters", |seen| seen.quarantined.len() == 3).await;
+    let sink = rig.stopped().await;
     let mut kept: Vec<String> = Vec::new();
-    for letter in &broker.seen().quarantined {
+    for letter in sink.quarantined() {
         assert!(letter.why.contains("SNS"), "{}", letter.why);
         kept.push(String::from_utf8(letter.raw.to_vec()).unwrap());
     }
@@ -100,14 +98,13 @@ async fn a_message_that_is_refused_for_ever_becomes_a_dead_letter() {
     let server = server().await;
     let owner = Owner::of(&server.url());
     let url = owner.create("too-large", &[]).await;
-    let rig = Rig::start(settings(&server.url(), &json!({"topics": ["too-large"]})));
-    rig.broker.limit(100);
+    let rig = JOBS.start(settings(&server.url(), &json!({"topics": ["too-large"]})));
+    rig.sink.limit(100);
     owner.send(&url, &[Letter::of("x".repeat(101)), Letter::of("small")]).await;
 
-    rig.broker.has(1).await;
-    eventually(PATIENCE, "the dead letter", async || rig.broker.seen().quarantined.len() == 1).await;
-    let broker = rig.stopped().await;
-    let kept = broker.seen().quarantined[0].clone();
+    rig.has(1).await;
+    rig.sees("the dead letter", |seen| seen.quarantined.len() == 1).await;
+    let kept = rig.stopped().await.quarantined()[0].clone();
     assert_eq!(kept.raw.len(), 101);
     assert!(kept.why.contains("limits.body"));
     assert_eq!(owner.count(&url).await, (0, 0));
@@ -120,16 +117,15 @@ async fn a_queue_is_asked_for_by_its_name_and_by_its_url() {
     let url = owner.create("by-both", &[]).await;
     owner.create("by-nobody", &[]).await;
     // The minimal entry, as the README has it.
-    let rig = Rig::start(settings(&server.url(), &json!({})));
+    let rig = JOBS.start(settings(&server.url(), &json!({})));
     rig.functions_want(&["by-both", &url, "another.kind's.topic"]);
     owner.send(&url, &[Letter::of("1")]).await;
 
-    rig.broker.has(2).await;
+    rig.has(2).await;
     let mut asked = rig.status().subscriptions;
     asked.sort_unstable();
     assert_eq!(asked, ["by-both".to_owned(), url.clone()]);
-    let broker = rig.stopped().await;
-    let accepted = broker.seen().accepted.clone();
+    let accepted = rig.stopped().await.accepted();
     let mut topics: Vec<&str> = accepted.iter().map(|event| event.topic.as_str()).collect();
     topics.sort_unstable();
     assert_eq!(topics, ["by-both", &url]);

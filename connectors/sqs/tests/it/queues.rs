@@ -9,8 +9,6 @@ use testkit::servers::elasticmq::REGION;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A client that goes on over any outage.
 #[derive(Clone)]
 pub(crate) struct Owner {

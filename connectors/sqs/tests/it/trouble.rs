@@ -4,12 +4,13 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use connectors_sdk::{SourceError, SourceState, describe};
 use serde_json::json;
 use testkit::servers::Toxiproxy;
+use testkit::source::PATIENCE;
 use testkit::time::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::queues::{Letter, Owner, PATIENCE};
-use crate::rig::{Rig, settings};
+use crate::queues::{Letter, Owner};
+use crate::rig::{JOBS, settings};
 use crate::server;
 
 #[tokio::test]
@@ -17,15 +18,15 @@ async fn a_missing_queue_is_told_and_read_when_it_is_made() {
     let server = server().await;
     let owner = Owner::of(&server.url());
     let there = owner.create("there-already", &[]).await;
-    let rig = Rig::start(settings(&server.url(), &json!({"topics": ["made-late", "there-already"]})));
+    let rig = JOBS.start(settings(&server.url(), &json!({"topics": ["made-late", "there-already"]})));
     rig.complains("there is no queue made-late").await;
     assert_eq!(rig.status().state, SourceState::Connected, "the others are read");
     owner.send(&there, &[Letter::of("1")]).await;
-    rig.broker.has(1).await;
+    rig.has(1).await;
 
     let late = owner.create("made-late", &[]).await;
     owner.send(&late, &[Letter::of("2")]).await;
-    rig.broker.has(2).await;
+    rig.has(2).await;
     rig.stopped().await;
 }
 
@@ -35,16 +36,16 @@ async fn a_queue_that_is_deleted_and_made_again_is_read_again() {
     let owner = Owner::of(&server.url());
     let url = owner.create("made-again", &[]).await;
     let more = json!({"topics": ["made-again", url.clone()], "wait_time": "1s"});
-    let rig = Rig::start(settings(&server.url(), &more));
+    let rig = JOBS.start(settings(&server.url(), &more));
     owner.send(&url, &[Letter::of("1")]).await;
-    rig.broker.has(1).await;
+    rig.has(1).await;
     eventually(PATIENCE, "the deletion", async || owner.count(&url).await == (0, 0)).await;
 
     owner.sqs.delete_queue().queue_url(&url).send().await.unwrap();
     rig.complains("there is no queue").await;
     owner.create("made-again", &[]).await;
     owner.send(&url, &[Letter::of("2")]).await;
-    rig.broker.has(2).await;
+    rig.has(2).await;
     assert_eq!(rig.status().state, SourceState::Connected);
     rig.stopped().await;
 }
@@ -60,10 +61,10 @@ async fn a_wire_that_falls_silent_is_noticed() {
     let more = json!({
         "topics": ["silent-wire"], "wait_time": "1s", "request_timeout": "1s", "visibility_timeout": "2s",
     });
-    let rig = Rig::start(settings(&endpoint, &more));
+    let rig = JOBS.start(settings(&endpoint, &more));
     rig.is(SourceState::Connected).await;
     owner.send(&url, &[Letter::of("1")]).await;
-    rig.broker.has(1).await;
+    rig.has(1).await;
 
     wire.silence().await;
     rig.is(SourceState::Connecting).await;
@@ -71,7 +72,7 @@ async fn a_wire_that_falls_silent_is_noticed() {
     owner.send(&url, &[Letter::of("2")]).await;
     wire.mend().await;
     rig.is(SourceState::Connected).await;
-    rig.broker.has(2).await;
+    rig.has(2).await;
     rig.stopped().await;
 }
 
@@ -82,11 +83,11 @@ async fn a_dead_letter_queue_of_sqs_is_not_filled_while_the_broker_refuses() {
     let dead = owner.create("redrive-dead", &[]).await;
     let arn = r#"{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:redrive-dead", "maxReceiveCount": "5"}"#;
     let url = owner.create("redrive", &[(QueueAttributeName::RedrivePolicy, arn)]).await;
-    let rig = Rig::start(settings(&server.url(), &json!({"topics": ["redrive"]})));
-    rig.broker.refuse("1", 3);
+    let rig = JOBS.start(settings(&server.url(), &json!({"topics": ["redrive"]})));
+    rig.sink.refuse_first(3, "1");
     owner.send(&url, &[Letter::of("1")]).await;
 
-    rig.broker.has(1).await;
+    rig.has(1).await;
     rig.stopped().await;
     assert_eq!((owner.count(&url).await, owner.count(&dead).await), ((0, 0), (0, 0)));
 }
@@ -94,7 +95,7 @@ async fn a_dead_letter_queue_of_sqs_is_not_filled_while_the_broker_refuses() {
 #[tokio::test]
 async fn a_secret_that_cannot_be_read_names_its_setting() {
     let key = json!({"access_key_id": "AKIA", "secret_access_key_file": "/nowhere/at/all"});
-    let rig = Rig::start(settings("http://127.0.0.1:1", &json!({"credentials": key})));
+    let rig = JOBS.start(settings("http://127.0.0.1:1", &json!({"credentials": key})));
     let error = rig.error().await;
 
     assert!(matches!(error, SourceError::Unusable { .. }));
@@ -103,7 +104,7 @@ async fn a_secret_that_cannot_be_read_names_its_setting() {
 
 #[tokio::test]
 async fn nobody_at_the_endpoint_is_told_as_such() {
-    let error = Rig::start(settings("http://127.0.0.1:1", &json!({}))).error().await;
+    let error = JOBS.start(settings("http://127.0.0.1:1", &json!({}))).error().await;
 
     assert!(matches!(error, SourceError::Unreachable { .. }));
     let told = describe(&error).to_string();
@@ -134,7 +135,7 @@ async fn answering(action: &'static str, head: &'static str, body: &'static str)
 async fn wrong_credentials_are_told_as_such() {
     let body = r#"{"__type":"com.amazon.coral.service#InvalidClientTokenId","message":"The security token included in the request is invalid."}"#;
     let endpoint = answering("ListQueues", "403 Forbidden", body).await;
-    let error = Rig::start(settings(&endpoint, &json!({}))).error().await;
+    let error = JOBS.start(settings(&endpoint, &json!({}))).error().await;
 
     assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
     assert!(describe(&error).to_string().contains("InvalidClientTokenId"));
@@ -147,7 +148,7 @@ async fn a_missing_queue_is_understood_in_both_spellings() {
     let query = "400 Bad Request\r\nx-amzn-query-error: AWS.SimpleQueueService.NonExistentQueue;Sender";
     for (head, body) in [("400 Bad Request", json), (query, json), (query, "{}")] {
         let endpoint = answering("GetQueueUrl", head, body).await;
-        let rig = Rig::start(settings(&endpoint, &json!({"topics": ["orders"]})));
+        let rig = JOBS.start(settings(&endpoint, &json!({"topics": ["orders"]})));
         rig.complains("there is no queue orders").await;
         rig.stopped().await;
     }
@@ -157,7 +158,7 @@ async fn a_missing_queue_is_understood_in_both_spellings() {
 async fn what_is_not_allowed_at_one_queue_does_not_end_the_source() {
     let body = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"not authorized to perform: sqs:receivemessage"}"#;
     let endpoint = answering("ReceiveMessage", "403 Forbidden", body).await;
-    let rig = Rig::start(settings(&endpoint, &json!({"topics": ["http://h/0/orders"]})));
+    let rig = JOBS.start(settings(&endpoint, &json!({"topics": ["http://h/0/orders"]})));
     rig.complains("orders: AccessDeniedException").await;
     assert_eq!(rig.status().state, SourceState::Connected);
     rig.stopped().await;

@@ -3,12 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use testkit::source::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-
-use crate::queues::PATIENCE;
 
 /// Passes requests on to a server, until it is cut.
 pub(crate) struct Wire {

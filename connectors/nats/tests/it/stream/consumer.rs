@@ -5,24 +5,16 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, FromConsumer as _, pull, push};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use connectors_sdk::{Demand, Event, Retry, SourceError, SourceState, Topic, TopicPattern, describe};
+use connectors_sdk::{Retry, SourceError, SourceState, describe};
 use serde_json::json;
 use testkit::servers::{NatsRelease, NatsServer};
+use testkit::source::{Mode, PATIENCE};
 use testkit::time::eventually;
 
 use super::rig::{
     BOTH, CONSUMER, STREAM, consumer, publish, server, server_with_stream, settings, stream_of,
 };
-use crate::rig::{PATIENCE, Rig, publisher};
-
-fn bodies(events: &[Event]) -> Vec<String> {
-    events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect()
-}
-
-fn wanting(topics: &[&str]) -> Demand {
-    let exact = |topic: &&str| (TopicPattern::exact(&Topic::parse(topic).unwrap()), BTreeSet::new());
-    Demand { patterns: topics.iter().map(exact).collect() }
-}
+use crate::rig::{BUS, publisher};
 
 fn topics(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -34,7 +26,7 @@ async fn a_missing_stream_is_reported_with_the_remedy_and_never_made() {
         let server = server(release).await;
         let context = async_nats::jetstream::new(publisher(server.url()).await);
 
-        let error = Rig::start(settings(&server, json!({}))).error().await;
+        let error = BUS.start(settings(&server, json!({}))).error().await;
 
         assert!(
             matches!(&error, SourceError::Unusable { key, .. } if key == "jetstream.stream"),
@@ -46,8 +38,8 @@ async fn a_missing_stream_is_reported_with_the_remedy_and_never_made() {
 
         stream_of(&context, stream::Config::default()).await;
         publish(&context, "orders.created", "1").await;
-        let rig = Rig::connected(settings(&server, json!({}))).await;
-        rig.has_taken(&["1"]).await;
+        let rig = BUS.connected(settings(&server, json!({}))).await;
+        rig.has_just(&["1"]).await;
         rig.stopped().await;
     }
 }
@@ -56,7 +48,7 @@ async fn a_missing_stream_is_reported_with_the_remedy_and_never_made() {
 async fn a_server_that_keeps_no_streams_is_named_as_such() {
     let server = NatsServer::start().await;
 
-    let error = Rig::start(settings(&server, json!({}))).error().await;
+    let error = BUS.start(settings(&server, json!({}))).error().await;
 
     assert!(describe(&error).to_string().contains("JetStream"), "{}", describe(&error));
     assert_eq!(error.retry(), Retry::Soon);
@@ -66,22 +58,22 @@ async fn a_server_that_keeps_no_streams_is_named_as_such() {
 async fn the_consumer_changes_with_what_functions_ask_for_and_keeps_its_place() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
-        let rig = Rig::connected(settings(&server, json!({"topics": "from-functions"}))).await;
+        let rig = BUS.connected(settings(&server, json!({"topics": "from-functions"}))).await;
         assert!(consumer(&context, CONSUMER).info().await.is_none(), "nobody asks for anything");
 
-        rig.demand.send_replace(wanting(&["orders.a"]));
+        rig.functions_want(&["orders.a"]);
         consumer(&context, CONSUMER).hands_out(&topics(&["orders.a"])).await;
         publish(&context, "orders.b", "b before").await;
         publish(&context, "orders.a", "a before").await;
-        rig.has_taken(&["a before"]).await;
+        rig.has_just(&["a before"]).await;
         let first = consumer(&context, CONSUMER).info().await.unwrap();
 
-        rig.demand.send_replace(wanting(&["orders.a", "orders.b"]));
+        rig.functions_want(&["orders.a", "orders.b"]);
         consumer(&context, CONSUMER).hands_out(&topics(&["orders.a", "orders.b"])).await;
         publish(&context, "orders.b", "b").await;
         publish(&context, "orders.c", "nobody's").await;
         publish(&context, "orders.a", "a").await;
-        rig.has_taken(&["a before", "b", "a"]).await;
+        rig.has_just(&["a before", "b", "a"]).await;
 
         let second = consumer(&context, CONSUMER).info().await.unwrap();
         assert_eq!(first.created, second.created, "it is the same");
@@ -98,19 +90,19 @@ async fn the_consumer_changes_with_what_functions_ask_for_and_keeps_its_place() 
 #[tokio::test]
 async fn what_is_published_while_no_function_asks_comes_when_one_does() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
-    let rig = Rig::connected(settings(&server, json!({"topics": "from-functions"}))).await;
-    rig.demand.send_replace(wanting(&["orders.a"]));
+    let rig = BUS.connected(settings(&server, json!({"topics": "from-functions"}))).await;
+    rig.functions_want(&["orders.a"]);
     consumer(&context, CONSUMER).hands_out(&topics(&["orders.a"])).await;
     publish(&context, "orders.a", "1").await;
-    rig.has_taken(&["1"]).await;
+    rig.has_just(&["1"]).await;
 
-    rig.demand.send_replace(wanting(&[]));
+    rig.functions_want(&[]);
     consumer(&context, CONSUMER).hands_out(&[]).await;
     publish(&context, "orders.a", "2").await;
-    assert_eq!(bodies(&rig.taken()), ["1"]);
+    assert_eq!(rig.sink.bodies(), ["1"]);
 
-    rig.demand.send_replace(wanting(&["orders.a"]));
-    rig.has_taken(&["1", "2"]).await;
+    rig.functions_want(&["orders.a"]);
+    rig.has_just(&["1", "2"]).await;
     rig.stopped().await;
 }
 
@@ -119,21 +111,24 @@ async fn a_message_that_several_subjects_of_two_replicas_mean_comes_once() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
         let subjects = json!({"topics": ["*.created", "orders.>", "orders.created", "orders.*"]});
-        let one = Rig::connected(settings(&server, subjects.clone())).await;
-        let two = Rig::connected(settings(&server, subjects)).await;
+        let one = BUS.connected(settings(&server, subjects.clone())).await;
+        let two = BUS.connected(settings(&server, subjects)).await;
         consumer(&context, CONSUMER).is("waited for twice", |info| info.num_waiting == 2).await;
 
         for n in 0..300 {
             publish(&context, "orders.created", &n.to_string()).await;
         }
-        eventually(PATIENCE, "every message", async || one.taken().len() + two.taken().len() >= 300).await;
+        eventually(PATIENCE, "every message", async || {
+            one.sink.bodies().len() + two.sink.bodies().len() >= 300
+        })
+        .await;
         let (one, two) = (one.stopped().await, two.stopped().await);
 
-        let mut all = bodies(&one);
-        all.extend(bodies(&two));
+        let mut all = one.bodies();
+        all.extend(two.bodies());
         assert_eq!(all.len(), 300, "none twice");
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 300, "each one");
-        assert!(!one.is_empty() && !two.is_empty(), "replicas share the work");
+        assert!(!one.bodies().is_empty() && !two.bodies().is_empty(), "replicas share the work");
     }
 }
 
@@ -142,25 +137,25 @@ async fn a_consumer_that_was_deleted_is_made_again_where_it_was() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
         publish(&context, "orders.a", "before the start").await;
-        let rig = Rig::connected(settings(&server, json!({"jetstream": {"start": "new"}}))).await;
+        let rig = BUS.connected(settings(&server, json!({"jetstream": {"start": "new"}}))).await;
         consumer(&context, CONSUMER).hands_out(&topics(&["orders.>"])).await;
         publish(&context, "orders.a", "1").await;
-        rig.has_taken(&["1"]).await;
+        rig.has_just(&["1"]).await;
         // The source has looked since.
-        eventually(PATIENCE, "a look", async || rig.status().lag == Some(0)).await;
+        rig.shows("a look", |status| status.lag == Some(0)).await;
 
-        rig.hang(true);
+        rig.sink.mode(Mode::Hang);
         publish(&context, "orders.a", "2").await;
         consumer(&context, CONSUMER).is("waited for", |info| info.num_ack_pending == 1).await;
         consumer(&context, CONSUMER).delete().await;
         publish(&context, "orders.a", "3").await;
-        rig.hang(false);
+        rig.sink.mode(Mode::Accept);
 
-        rig.has_taken(&["1", "2", "3"]).await;
+        rig.has_just(&["1", "2", "3"]).await;
         consumer(&context, CONSUMER)
             .is("settled", |info| info.num_pending + info.num_ack_pending as u64 == 0)
             .await;
-        assert_eq!(bodies(&rig.stopped().await).len(), 3);
+        assert_eq!(rig.stopped().await.bodies().len(), 3);
     }
 }
 
@@ -168,9 +163,9 @@ async fn a_consumer_that_was_deleted_is_made_again_where_it_was() {
 async fn a_stream_that_was_made_anew_is_another_one() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
     publish(&context, "orders.a", "first life").await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
-    rig.has_taken(&["first life"]).await;
-    let taken = rig.taken.clone();
+    let rig = BUS.connected(settings(&server, json!({}))).await;
+    rig.has_just(&["first life"]).await;
+    let sink = rig.sink.clone();
 
     context.delete_stream(STREAM).await.unwrap();
     let error = rig.error().await;
@@ -178,8 +173,8 @@ async fn a_stream_that_was_made_anew_is_another_one() {
 
     stream_of(&context, stream::Config::default()).await;
     assert_eq!(publish(&context, "orders.a", "second life").await, 1, "the same sequence");
-    let rig = Rig::on(settings(&server, json!({})), taken);
-    rig.has_taken(&["first life", "second life"]).await;
+    let rig = BUS.start_before(sink, settings(&server, json!({})));
+    rig.has_just(&["first life", "second life"]).await;
     rig.stopped().await;
 }
 
@@ -187,15 +182,15 @@ async fn a_stream_that_was_made_anew_is_another_one() {
 async fn whoever_deletes_the_consumer_of_a_source_that_is_held_has_all_of_it_again() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
     publish(&context, "orders.a", "1").await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
-    rig.has_taken(&["1"]).await;
-    let taken = rig.taken.clone();
+    let rig = BUS.connected(settings(&server, json!({}))).await;
+    rig.has_just(&["1"]).await;
+    let sink = rig.sink.clone();
     rig.stopped().await;
 
     consumer(&context, CONSUMER).delete().await;
-    let rig = Rig::on(settings(&server, json!({})), taken);
+    let rig = BUS.start_before(sink, settings(&server, json!({})));
     // Not taken for a repeat, in one data directory.
-    rig.has_taken(&["1", "1"]).await;
+    rig.has_just(&["1", "1"]).await;
     rig.stopped().await;
 }
 
@@ -217,18 +212,18 @@ async fn a_consumer_begins_where_the_settings_say() {
         ] {
             let name = format!("from-{}", expected[0]);
             let more = json!({"jetstream": {"consumer": name, "start": start}});
-            let rig = Rig::connected(settings(&server, more)).await;
+            let rig = BUS.connected(settings(&server, more)).await;
             consumer(&context, &name).is("waited for", |info| info.num_waiting > 0).await;
             if start == "new" {
                 publish(&context, "orders.a", "4").await;
             }
-            rig.has_taken(expected).await;
+            rig.has_just(expected).await;
             rig.stopped().await;
 
             // Later it goes on where it was, whatever the settings say.
-            let rig = Rig::connected(settings(&server, json!({"jetstream": {"consumer": name}}))).await;
+            let rig = BUS.connected(settings(&server, json!({"jetstream": {"consumer": name}}))).await;
             consumer(&context, &name).is("waited for", |info| info.num_waiting > 0).await;
-            rig.has_taken(&[]).await;
+            rig.has_just(&[]).await;
             rig.stopped().await;
         }
     }
@@ -252,7 +247,7 @@ async fn a_consumer_of_somebody_else_is_left_alone() {
     stream.create_consumer(careless).await.unwrap();
 
     for name in ["pushes", "careless"] {
-        let error = Rig::start(settings(&server, json!({"jetstream": {"consumer": name}}))).error().await;
+        let error = BUS.start(settings(&server, json!({"jetstream": {"consumer": name}}))).error().await;
         assert!(
             matches!(&error, SourceError::Unusable { key, .. } if key == "jetstream.consumer"),
             "{error:?}"
@@ -263,7 +258,7 @@ async fn a_consumer_of_somebody_else_is_left_alone() {
 #[tokio::test]
 async fn a_consumer_that_would_give_messages_up_is_set_right() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
+    let rig = BUS.connected(settings(&server, json!({}))).await;
     let info = consumer(&context, CONSUMER).is("there", |_| true).await;
     assert_eq!((info.config.max_deliver, info.config.ack_wait), (-1, Duration::from_secs(3)));
     assert_eq!(info.config.max_ack_pending, 8192);
@@ -286,15 +281,15 @@ async fn a_work_queue_gives_several_subjects_where_the_server_can() {
         stream_of(&context, queue.clone()).await;
         let two = json!({"topics": ["orders.a", "orders.b"]});
         if release == NatsRelease::Oldest {
-            let error = Rig::start(settings(&server, two)).error().await;
+            let error = BUS.start(settings(&server, two)).error().await;
             assert!(describe(&error).to_string().contains("update the server"), "{}", describe(&error));
             continue;
         }
-        let rig = Rig::connected(settings(&server, two)).await;
+        let rig = BUS.connected(settings(&server, two)).await;
         for subject in ["orders.a", "orders.b", "orders.c"] {
             publish(&context, subject, subject).await;
         }
-        rig.has_taken(&["orders.a", "orders.b"]).await;
+        rig.has_just(&["orders.a", "orders.b"]).await;
         rig.stopped().await;
         let left = context.get_stream(STREAM).await.unwrap().cached_info().state.messages;
         assert_eq!(left, 1, "what was taken is gone, what nobody asked for is not");
@@ -305,19 +300,15 @@ async fn a_work_queue_gives_several_subjects_where_the_server_can() {
 async fn a_paused_source_leaves_the_stream_alone_and_its_lag_is_shown() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
     let window = json!({"in_flight": {"messages": 2}});
-    let rig = Rig::connected(settings(&server, window)).await;
-    rig.hang(true);
+    let rig = BUS.connected(settings(&server, window)).await;
+    rig.sink.mode(Mode::Hang);
     for n in 0..10 {
         publish(&context, "orders.a", &n.to_string()).await;
     }
 
-    eventually(PATIENCE, "the lag", async || {
-        let lag = rig.status().lag;
-        if lag == Some(10) { Ok(()) } else { Err(format!("{lag:?}")) }
-    })
-    .await;
+    rig.shows("the lag", |status| status.lag == Some(10)).await;
     assert_eq!(rig.status().state, SourceState::Connected);
-    rig.hang(false);
-    eventually(PATIENCE, "no lag", async || rig.status().lag == Some(0)).await;
-    assert_eq!(rig.stopped().await.len(), 10);
+    rig.sink.mode(Mode::Accept);
+    rig.shows("no lag", |status| status.lag == Some(0)).await;
+    assert_eq!(rig.stopped().await.bodies().len(), 10);
 }

@@ -7,12 +7,13 @@ use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
 use serde_json::json;
 use testkit::servers::NatsRelease;
+use testkit::source::{Mode, PATIENCE};
 use testkit::time::eventually;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::rig::{BOTH, CONSUMER, consumer, publish, server_with_stream, settings};
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::BUS;
 
 #[tokio::test]
 async fn a_message_says_where_it_stands_and_keeps_its_headers() {
@@ -33,10 +34,10 @@ async fn a_message_says_where_it_stands_and_keeps_its_headers() {
         let published = context.publish_with_headers("orders.created", headers, "{}".into()).await.unwrap();
         assert_eq!(published.await.unwrap().sequence, 1);
         publish(&context, "orders.created", "plain").await;
-        let rig = Rig::connected(settings(&server, json!({"headers": {"deny": ["Secret"]}}))).await;
-        rig.has_taken(&["{}", "plain"]).await;
+        let rig = BUS.connected(settings(&server, json!({"headers": {"deny": ["Secret"]}}))).await;
+        rig.has_just(&["{}", "plain"]).await;
 
-        let taken = rig.stopped().await;
+        let taken = rig.stopped().await.accepted();
         let event = taken.iter().find(|event| event.body == "{}").unwrap();
         let text = |name| event.headers.text(name);
         assert_eq!(event.topic.as_str(), "orders.created");
@@ -58,8 +59,8 @@ async fn a_message_says_where_it_stands_and_keeps_its_headers() {
 async fn what_is_held_for_long_is_in_progress_and_not_given_again() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
-        let rig = Rig::connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
-        rig.hang(true);
+        let rig = BUS.connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
+        rig.sink.mode(Mode::Hang);
         publish(&context, "orders.a", "1").await;
         consumer(&context, CONSUMER).is("waited for", |info| info.num_ack_pending == 1).await;
 
@@ -67,8 +68,8 @@ async fn what_is_held_for_long_is_in_progress_and_not_given_again() {
         let info = consumer(&context, CONSUMER).info().await.unwrap();
         assert_eq!((info.num_ack_pending, info.delivered.consumer_sequence), (1, 1), "given once");
 
-        rig.hang(false);
-        rig.has_taken(&["1"]).await;
+        rig.sink.mode(Mode::Accept);
+        rig.has_just(&["1"]).await;
         rig.stopped().await;
         assert_eq!(consumer(&context, CONSUMER).acknowledged().await, 1);
     }
@@ -77,14 +78,14 @@ async fn what_is_held_for_long_is_in_progress_and_not_given_again() {
 #[tokio::test]
 async fn a_message_the_broker_refuses_for_ever_is_a_dead_letter_and_settled() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
-    let rig = Rig::connected(settings(&server, json!({}))).await;
-    rig.limit(10);
+    let rig = BUS.connected(settings(&server, json!({}))).await;
+    rig.sink.limit(10);
     publish(&context, "orders.a", "more than ten bytes").await;
     publish(&context, "orders.a", "small").await;
-    rig.has_taken(&["small"]).await;
-    eventually(PATIENCE, "the dead letter", async || rig.quarantined().len() == 1).await;
+    rig.has_just(&["small"]).await;
+    rig.sees("the dead letter", |seen| seen.quarantined.len() == 1).await;
 
-    let kept = rig.quarantined().remove(0);
+    let kept = rig.sink.quarantined().remove(0);
     assert_eq!((&kept.raw[..], kept.topic.unwrap().as_str()), (&b"more than ten bytes"[..], "orders.a"));
     assert!(kept.why.contains("10"), "{}", kept.why);
     rig.stopped().await;
@@ -96,13 +97,13 @@ async fn a_message_larger_than_the_window_comes_alone() {
     for release in BOTH {
         let (server, context) = server_with_stream(release).await;
         let window = json!({"in_flight": {"messages": 8, "bytes": "4KiB"}});
-        let rig = Rig::connected(settings(&server, window)).await;
+        let rig = BUS.connected(settings(&server, window)).await;
         for size in [100, 50_000, 100, 60_000, 70_000, 100] {
             let body = Bytes::from(vec![b'x'; size]);
             context.publish("orders.a", body).await.unwrap().await.unwrap();
         }
 
-        eventually(PATIENCE, "all of them", async || rig.taken().len() == 6).await;
+        rig.has(6).await;
         rig.stopped().await;
     }
 }
@@ -117,17 +118,17 @@ async fn a_stop_gives_back_at_once_what_was_not_begun() {
         stream_has(&context, 1_500).await;
         // An hour: whatever comes before was given back.
         let more = json!({"jetstream": {"ack_wait": "1h"}});
-        let rig = Rig::start(settings(&server, more.clone()));
+        let rig = BUS.start(settings(&server, more.clone()));
         // In the middle of it: much is on its way to us.
-        while rig.taken().is_empty() {
+        while rig.sink.bodies().is_empty() {
             tokio::task::yield_now().await;
         }
-        let first = rig.stopped().await.len();
+        let first = rig.stopped().await.bodies().len();
         assert!(first < 1_500, "it was told to stop in the middle");
 
-        let other = Rig::connected(settings(&server, more)).await;
-        eventually(PATIENCE, "the rest", async || first + other.taken().len() >= 1_500).await;
-        assert_eq!(first + other.stopped().await.len(), 1_500, "none twice");
+        let other = BUS.connected(settings(&server, more)).await;
+        other.has(1_500 - first).await;
+        assert_eq!(first + other.stopped().await.bodies().len(), 1_500, "none twice");
     }
 }
 
@@ -142,20 +143,16 @@ async fn stream_has(context: &Context, messages: u64) {
 #[tokio::test]
 async fn what_one_replica_refuses_another_takes() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
-    let sick = Rig::connected(settings(&server, json!({}))).await;
-    sick.refuse();
+    let sick = BUS.connected(settings(&server, json!({}))).await;
+    sick.sink.mode(Mode::Refuse);
     consumer(&context, CONSUMER).is("waited for", |info| info.num_waiting == 1).await;
     for n in 0..3 {
         publish(&context, "orders.a", &n.to_string()).await;
     }
-    eventually(PATIENCE, "refusals", async || sick.status().counts.refused > 0).await;
+    sick.shows("refusals", |status| status.counts.refused > 0).await;
 
-    let well = Rig::connected(settings(&server, json!({}))).await;
-    eventually(PATIENCE, "the other to take them", async || {
-        let taken = well.taken().len();
-        if taken == 3 { Ok(()) } else { Err(format!("{taken}")) }
-    })
-    .await;
+    let well = BUS.connected(settings(&server, json!({}))).await;
+    well.has(3).await;
     sick.stopped().await;
     well.stopped().await;
 }
@@ -167,10 +164,10 @@ async fn a_broker_that_takes_nothing_does_not_turn_the_stream_over() {
         context.publish("orders.a", n.to_string().into()).await.unwrap();
     }
     stream_has(&context, 2_000).await;
-    let rig = Rig::start(settings(&server, json!({"in_flight": {"messages": 16}})));
-    rig.refuse();
+    let rig = BUS.start(settings(&server, json!({"in_flight": {"messages": 16}})));
+    rig.sink.mode(Mode::Refuse);
     let began = Instant::now();
-    eventually(PATIENCE, "refusals", async || rig.status().counts.refused > 0).await;
+    rig.shows("refusals", |status| status.counts.refused > 0).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
 
     // Waits grow from 100 ms to 5 s, and at most a window comes between two of them.
@@ -184,15 +181,15 @@ async fn a_broker_that_takes_nothing_does_not_turn_the_stream_over() {
 async fn a_replica_that_died_leaves_its_messages_to_the_others() {
     let (server, context) = server_with_stream(NatsRelease::Current).await;
     let more = json!({"jetstream": {"ack_wait": "1s"}});
-    let dying = Rig::connected(settings(&server, more.clone())).await;
-    dying.hang(true);
+    let dying = BUS.connected(settings(&server, more.clone())).await;
+    dying.sink.mode(Mode::Hang);
     consumer(&context, CONSUMER).is("waited for", |info| info.num_waiting == 1).await;
     publish(&context, "orders.a", "1").await;
     consumer(&context, CONSUMER).is("with it", |info| info.num_ack_pending == 1).await;
     dying.cut_off().await;
 
-    let other = Rig::connected(settings(&server, more)).await;
-    other.has_taken(&["1"]).await;
+    let other = BUS.connected(settings(&server, more)).await;
+    other.has_just(&["1"]).await;
     other.stopped().await;
 }
 
@@ -208,10 +205,10 @@ async fn a_mirror_has_the_subjects_of_its_origin() {
         context.create_stream(mirror).await.unwrap();
         publish(&context, "orders.a", "1").await;
         let more = json!({"topics": ["orders.a", "elsewhere"], "jetstream": {"stream": "COPY"}});
-        let rig = Rig::connected(settings(&server, more)).await;
+        let rig = BUS.connected(settings(&server, more)).await;
 
-        rig.has_taken(&["1"]).await;
-        assert_eq!(rig.stopped().await[0].headers.text("x-nats-stream"), Some("COPY"));
+        rig.has_just(&["1"]).await;
+        assert_eq!(rig.stopped().await.accepted()[0].headers.text("x-nats-stream"), Some("COPY"));
     }
 }
 
@@ -229,10 +226,10 @@ async fn a_message_the_client_cannot_read_holds_up_no_other() {
     stream_has(&context, 2).await;
     publish(&context, "orders.a", "2").await;
 
-    let rig = Rig::connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
-    rig.has_taken(&["1", "2"]).await;
+    let rig = BUS.connected(settings(&server, json!({"jetstream": {"ack_wait": "1s"}}))).await;
+    rig.has_just(&["1", "2"]).await;
     publish(&context, "orders.a", "3").await;
-    rig.has_taken(&["1", "2", "3"]).await;
+    rig.has_just(&["1", "2", "3"]).await;
     let (_, what) = rig.status().last_error.unwrap();
     println!("the source says: {what}");
     rig.stopped().await;

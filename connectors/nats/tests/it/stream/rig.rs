@@ -6,9 +6,10 @@ use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::{Context, stream};
 use serde_json::{Value, json};
 use testkit::servers::{NatsConfig, NatsRelease, NatsServer};
+use testkit::source::{PATIENCE, with};
 use tokio::time::Instant;
 
-use crate::rig::{PATIENCE, publisher};
+use crate::rig::publisher;
 
 pub(crate) const STREAM: &str = "ORDERS";
 /// The consumer of a source named `bus`.
@@ -37,19 +38,12 @@ pub(crate) async fn server_with_stream(release: NatsRelease) -> (NatsServer, Con
 
 /// Settings of a source that reads the stream.
 pub(crate) fn settings(server: &NatsServer, more: Value) -> Value {
-    let mut settings = json!({
+    let base = json!({
         "url": server.url(),
         "topics": ["orders.>"],
         "jetstream": {"stream": STREAM, "ack_wait": "3s"},
     });
-    for (key, value) in more.as_object().into_iter().flatten() {
-        if let (Some(into), Some(from)) = (settings[key].as_object_mut(), value.as_object()) {
-            into.extend(from.clone());
-        } else {
-            settings[key] = value.clone();
-        }
-    }
-    settings
+    with(base, more)
 }
 
 /// Publishes, and returns the sequence.
