@@ -4,11 +4,11 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rumqttc_v4::{
     AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions,
-    OptionError, Packet, QoS, SubscribeReasonCode, TlsConfiguration, Transport,
+    OptionError, Packet, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 
-use super::{Answer, Ending, Greeting, Incoming, Login, READ_AT_ONCE};
+use super::{Answer, Ending, Greeting, Incoming, Login, READ_AT_ONCE, ours, theirs};
 use crate::message::{Message, Properties, Qos};
 use crate::settings::{MqttSettings, Server};
 
@@ -103,20 +103,4 @@ pub(super) fn subscribe(
         }
     }
     .boxed()
-}
-
-fn ours(qos: QoS) -> Qos {
-    match qos {
-        QoS::AtMostOnce => Qos::AtMostOnce,
-        QoS::AtLeastOnce => Qos::AtLeastOnce,
-        QoS::ExactlyOnce => Qos::ExactlyOnce,
-    }
-}
-
-fn theirs(qos: Qos) -> QoS {
-    match qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-        Qos::ExactlyOnce => QoS::ExactlyOnce,
-    }
 }

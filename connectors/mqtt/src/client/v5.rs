@@ -4,13 +4,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rumqttc_v5::{
     AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event, EventLoop,
-    MqttOptions, OptionError, Packet, PersistedAckMode, PersistedSession, QoS, RetainForwardRule,
-    SessionStore, SessionStoreError, SessionStoreKey, StateError, SubscribeFilterInput, SubscribeProperties,
+    MqttOptions, OptionError, Packet, PersistedAckMode, PersistedSession, RetainForwardRule, SessionStore,
+    SessionStoreError, SessionStoreKey, StateError, SubscribeFilterInput, SubscribeProperties,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 
-use super::{Answer, Ending, Greeting, Incoming, Login, READ_AT_ONCE};
+use super::{Answer, Ending, Greeting, Incoming, Login, READ_AT_ONCE, ours, theirs};
 use crate::message::{Message, Properties, Qos};
 use crate::settings::{MqttSettings, Retained, Server};
 
@@ -197,22 +197,6 @@ pub(super) fn subscribe(
         }
     }
     .boxed()
-}
-
-fn ours(qos: QoS) -> Qos {
-    match qos {
-        QoS::AtMostOnce => Qos::AtMostOnce,
-        QoS::AtLeastOnce => Qos::AtLeastOnce,
-        QoS::ExactlyOnce => Qos::ExactlyOnce,
-    }
-}
-
-fn theirs(qos: Qos) -> QoS {
-    match qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-        Qos::ExactlyOnce => QoS::ExactlyOnce,
-    }
 }
 
 #[cfg(test)]
