@@ -4,13 +4,17 @@
 //! take (with its `queue_dir`): nothing is lost. Or we listen to its stream of notifications, for users who may not
 //! configure a target; the store keeps nothing of it, so what a gap swallowed is found by listing the bucket afterwards.
 //!
-//! In reading order: `names` (topics), `settings`, `event` (record → event), `webhook`, `client` (signed requests) with
-//! `listing`, `repair`, `stream` (lines of the notification stream), `listen` (its loop).
+//! In reading order: `names` (topics), `settings`, `event` (record → event), `identity` and `memory` (what is told once
+//! whether it is told or found), `webhook`, `client` (signed requests) with `listing`, `repair`, `stream` (lines of the
+//! notification stream), `held` (what came and is not durable yet), `listen` (the loop).
 
 mod client;
 mod event;
+mod held;
+mod identity;
 mod listen;
 mod listing;
+mod memory;
 mod names;
 mod repair;
 mod settings;

@@ -26,11 +26,11 @@ impl Object {
             "s3:ObjectCreated:Put"
         }
     }
+}
 
-    /// The key as notifications have it.
-    pub(crate) fn encoded_key(&self) -> String {
-        utf8_percent_encode(&self.key, KEY).to_string().replace(' ', "+")
-    }
+/// A key as notifications have it.
+pub(crate) fn encoded(key: &str) -> String {
+    utf8_percent_encode(key, KEY).to_string().replace(' ', "+")
 }
 
 /// One page.
@@ -182,7 +182,7 @@ mod tests {
             (first.event(), second.event()),
             ("s3:ObjectCreated:CompleteMultipartUpload", "s3:ObjectCreated:Put")
         );
-        assert_eq!((second.etag.as_str(), first.encoded_key().as_str()), ("e", "in%2Fa+b%2B%C3%BC.txt"));
+        assert_eq!((second.etag.as_str(), encoded(&first.key).as_str()), ("e", "in%2Fa+b%2B%C3%BC.txt"));
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! with the marks of positions, because it outlives the process there: a partition for each bucket, whose offset is that
 //! time in milliseconds. A bucket without one has no past: what was in it before is not for us.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use connectors_sdk::{
-    Partition, Positions, S3Record, SourceContext, SourceError, SourceName, Upstream, Wishes, describe,
+    Partition, Positions, SourceContext, SourceError, SourceName, Upstream, Wishes, describe,
 };
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -22,51 +22,13 @@ use crate::settings::Endpoint;
 /// How long one page may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many created objects are remembered. What is forgotten is told twice rather than never.
-const MEMORY: usize = 100_000;
-
-/// How far the times of a notification and of its object may lie apart.
-const APART: u64 = 1_000;
-
-/// A bucket and a key in it.
-type Place = (String, String);
-
-/// The entity tag, and when it was told.
-type Content = (Option<String>, u64);
-
-/// The created objects that were told, so that none of them is found as well.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    told: Mutex<HashMap<Place, Content>>,
-}
-
-impl Memory {
-    /// A notification of it was taken.
-    pub(crate) fn remember(&self, record: &S3Record) {
-        if !record.event.starts_with("s3:ObjectCreated:") {
-            return;
-        }
-        let Some(time) = record.time else { return };
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= MEMORY {
-            told.clear();
-        }
-        told.insert((record.bucket.clone(), record.key.clone()), (record.etag.clone(), time.as_millis()));
-    }
-
-    /// Whether this object, as it is, was told: the newest notification of its key is about it, or about a later one.
-    pub(crate) fn knows(&self, bucket: &str, object: &Object) -> bool {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.get(&(bucket.to_owned(), object.key.clone())).is_some_and(|(etag, time)| {
-            etag.as_ref().is_none_or(|etag| *etag == object.etag) && time + APART >= object.modified
-        })
-    }
-
-    /// Nobody looks for what is older.
-    pub(crate) fn forget_before(&self, time: u64) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (_, told)| *told + APART >= time);
-    }
+/// Where to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// In every bucket that anybody asked for.
+    Everywhere,
+    /// Only for the time from which a bucket without a watermark is followed.
+    Beginnings,
 }
 
 /// What was found.
@@ -130,15 +92,27 @@ impl Repair {
         self.since.keys().cloned().collect()
     }
 
-    /// Lists every bucket that anybody asked for, from its watermark to `settle` ago. Dropping the receiver ends it.
-    pub(crate) fn find(&self, wishes: &Wishes, settle: Duration) -> mpsc::Receiver<Found> {
+    /// Whether the bucket has a watermark.
+    pub(crate) fn follows(&self, bucket: &str) -> bool {
+        self.since.contains_key(bucket)
+    }
+
+    /// Lists buckets that anybody asked for, from their watermarks to `settle` ago or, without it, to what is there now.
+    /// Dropping the receiver ends it.
+    pub(crate) fn find(
+        &self,
+        look: Look,
+        wishes: &Wishes,
+        settle: Option<Duration>,
+    ) -> mpsc::Receiver<Found> {
         let (tell, told) = mpsc::channel(64);
         let finding = Finding {
             client: self.client.clone(),
             bucket: self.bucket.clone(),
+            look,
             wishes: wishes.clone(),
             since: self.since.clone(),
-            settle: u64::try_from(settle.as_millis()).unwrap_or(u64::MAX),
+            settle: settle.map(|settle| u64::try_from(settle.as_millis()).unwrap_or(u64::MAX)),
             tell,
         };
         tokio::spawn(async move {
@@ -172,9 +146,10 @@ impl Repair {
 struct Finding {
     client: Client,
     bucket: Option<String>,
+    look: Look,
     wishes: Wishes,
     since: BTreeMap<String, u64>,
-    settle: u64,
+    settle: Option<u64>,
     tell: mpsc::Sender<Found>,
 }
 
@@ -185,7 +160,9 @@ impl Finding {
             None => listing::buckets(&self.asked(None, &[]).await?.0)?,
         };
         for bucket in buckets.into_iter().filter(|bucket| names::bucket_wanted(&self.wishes, bucket)) {
-            self.one(bucket).await?;
+            if self.look == Look::Everywhere || !self.since.contains_key(&bucket) {
+                self.one(bucket).await?;
+            }
         }
         Ok(())
     }
@@ -205,10 +182,12 @@ impl Finding {
             let (page, date) = self.asked(Some(&bucket), &query).await?;
             let listed = listing::objects(&page)?;
             // The time of the first page: what comes while the others are read is for the next look.
-            let until = *until.get_or_insert(date.saturating_sub(self.settle));
+            let until = *until.get_or_insert(date.saturating_sub(self.settle.unwrap_or(0)));
             let Some(since) = since else { break };
+            // Its clock counts in whole seconds. What was made in this one, before the stream began, nobody else tells.
+            let up_to = if self.settle.is_some() { until } else { u64::MAX };
             for object in listed.objects {
-                if (since..until).contains(&object.modified) {
+                if (since..up_to).contains(&object.modified) {
                     let found = Found::Object { bucket: bucket.clone(), object };
                     self.tell.send(found).await.map_err(|_| "nobody listens")?;
                 }
@@ -232,49 +211,5 @@ impl Finding {
             Ok(Err(error)) => Err(error.without_url().to_string()),
             Err(_) => Err("the answer does not end".to_owned()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use connectors_sdk::Timestamp;
-
-    use super::*;
-
-    fn told(key: &str, etag: &str, time: u64) -> S3Record {
-        S3Record {
-            event: "s3:ObjectCreated:Put".into(),
-            bucket: "photos".into(),
-            key: key.into(),
-            version: None,
-            sequencer: None,
-            size: None,
-            etag: Some(etag.into()),
-            time: Some(Timestamp::from_millis(time)),
-        }
-    }
-
-    fn object(key: &str, etag: &str, modified: u64) -> Object {
-        Object { key: key.into(), size: 0, etag: etag.into(), modified }
-    }
-
-    #[test]
-    fn what_was_told_is_known_and_a_later_object_of_the_key_is_not() {
-        let memory = Memory::default();
-        memory.remember(&told("a", "e", 10_000));
-
-        assert!(memory.knows("photos", &object("a", "e", 9_900)));
-        assert!(!memory.knows("photos", &object("a", "f", 9_900)), "another content");
-        assert!(!memory.knows("photos", &object("a", "e", 20_000)), "put again later");
-        assert!(!memory.knows("videos", &object("a", "e", 9_900)));
-        memory.forget_before(20_000);
-        assert!(!memory.knows("photos", &object("a", "e", 9_900)));
-    }
-
-    #[test]
-    fn the_memory_is_bounded() {
-        let memory = Memory::default();
-        (0..MEMORY + 10).for_each(|n| memory.remember(&told(&n.to_string(), "e", 1)));
-        assert!(memory.told.lock().unwrap().len() <= MEMORY);
     }
 }

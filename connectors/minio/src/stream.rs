@@ -30,6 +30,11 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether nothing came of a line that has not ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty() && !self.passing_over
+    }
+
     /// The next line that is more than a sign of life: blanks alone are one, as is a notification of nothing.
     pub(crate) fn next(&mut self) -> Option<Line> {
         loop {
@@ -100,7 +105,7 @@ mod tests {
             all.feed(b" ");
             assert_eq!(all.next(), None);
         }
-        assert!(all.buffer.is_empty());
+        assert!(all.is_empty());
         assert_eq!(lines(&[b"  \n ", b"  {\"a\":1}\n"]), [text("{\"a\":1}")]);
     }
 

@@ -6,18 +6,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use connectors_sdk::receiver::{Custody, Handler, NotTaken, Receiver, answer, received};
 use connectors_sdk::{
-    Capabilities, Common, Event, EventForm, Health, Quarantined, Receipt, Retry, Source, SourceContext,
-    SourceError, SourceName, Topics, Wishes,
+    Capabilities, Common, Event, EventForm, Health, Quarantined, Receipt, Retries, Retry, Source,
+    SourceContext, SourceError, SourceName, Topics, Wishes,
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::repair::{Found, Memory, Repair};
+use crate::identity::Creation;
+use crate::memory::{Made, Memory};
+use crate::repair::{Found, Look, Repair};
 use crate::settings::{Endpoint, WebhookSettings};
 use crate::{event, names};
 
@@ -46,7 +49,8 @@ impl Source for WebhookSource {
         let receiver = Receiver::bind(&self.settings.receiver, self.common.in_flight, &ctx).await?;
         let mut following = self.common.follow(&ctx);
         let (wishes, wished) = watch::channel(following.now().clone());
-        let memory = self.settings.repair.is_some().then(Arc::<Memory>::default);
+        let repair = self.settings.repair.clone().filter(|endpoint| endpoint.repair.enabled);
+        let memory = repair.is_some().then(Arc::<Memory>::default);
         let notifications = Arc::new(Notifications {
             form: self.common.form.clone(),
             listed: matches!(self.common.topics, Topics::List(_)),
@@ -56,8 +60,8 @@ impl Source for WebhookSource {
             wishes: wished.clone(),
             memory: memory.clone(),
         });
-        let _repairing = match (self.settings.repair.clone(), memory) {
-            (Some(endpoint), Some(memory)) if endpoint.repair.enabled => {
+        let _repairing = match (repair, memory) {
+            (Some(endpoint), Some(memory)) => {
                 let at = Repairing { ctx: ctx.clone(), notifications: notifications.clone(), wishes: wished };
                 let repair = Repair::new(&self.name, &endpoint, &ctx).await?;
                 Some(AbortOnDropHandle::new(tokio::spawn(at.run(repair, endpoint, memory))))
@@ -147,7 +151,12 @@ impl Handler for Notifications {
         };
         let mut receipts = Vec::new();
         for told in told {
-            let event = event::event_from(&self.form, &told);
+            // Where objects are looked for, it must be what identifies the object when it is found.
+            let identity = match &self.memory {
+                Some(memory) => memory.identity(&told.record),
+                None => told.record.identity().to_vec(),
+            };
+            let event = event::event_from(&self.form, &told, &identity);
             if self.is_left_out(&told.topic()) {
                 if let Ok(event) = &event {
                     self.health.unwanted(&event.topic);
@@ -158,8 +167,8 @@ impl Handler for Notifications {
                 Ok(receipt) => receipts.push(receipt),
                 Err(why) => return why.answer(),
             }
-            if let Some(memory) = &self.memory {
-                memory.remember(&told.record);
+            if let (Some(memory), Some(made)) = (&self.memory, Made::of(&told.record)) {
+                memory.remember(made);
             }
         }
         received(&receipts)
@@ -182,10 +191,13 @@ struct Repairing {
 }
 
 impl Repairing {
-    async fn run(self, mut repair: Repair, endpoint: Endpoint, memory: Arc<Memory>) {
+    async fn run(mut self, mut repair: Repair, endpoint: Endpoint, memory: Arc<Memory>) {
+        let every = endpoint.repair.every;
+        let mut retries = Retries::reconnecting();
+        let (mut look, mut next) = (Look::Everywhere, Instant::now());
         loop {
-            let wishes = self.wishes.borrow().clone();
-            let mut finding = repair.find(&wishes, endpoint.repair.settle);
+            let wishes = self.wishes.borrow_and_update().clone();
+            let mut finding = repair.find(look, &wishes, Some(endpoint.repair.settle));
             let mut failed = None;
             while let Some(found) = finding.recv().await {
                 match found {
@@ -203,21 +215,28 @@ impl Repairing {
             if let Some(why) = failed {
                 warn!(%why, "what was not notified of cannot be looked for");
                 self.ctx.health.problem(format!("repair: {why}"));
-            } else {
+                next = Instant::now() + retries.failed().min(every);
+            } else if look == Look::Everywhere {
+                retries.answered();
                 memory.forget_before(repair.earliest());
+                next = Instant::now() + every;
             }
-            tokio::time::sleep(endpoint.repair.every).await;
+            look = tokio::select! {
+                () = tokio::time::sleep_until(next) => Look::Everywhere,
+                // A bucket that is asked for from now on is followed from now on.
+                Ok(()) = self.wishes.changed() => Look::Beginnings,
+            };
         }
     }
 
     /// Whether it is durable, or nobody wants it.
     async fn reconcile(&self, wishes: &Wishes, bucket: &str, object: &crate::listing::Object) -> bool {
         let told = event::reconciled(bucket, object);
-        if !names::wanted(wishes, &told.topic()) {
+        if self.notifications.listed && !names::wanted(wishes, &told.topic()) {
             return true;
         }
-        let form = &self.notifications.form;
-        self.notifications.take(event::reconciled_event(form, &told, object.modified)).await.is_ok()
+        let (form, creation) = (&self.notifications.form, Creation::found(bucket, object));
+        self.notifications.take(event::reconciled_event(form, &told, &creation)).await.is_ok()
     }
 }
 

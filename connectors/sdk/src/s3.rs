@@ -14,6 +14,9 @@ use crate::form::Incoming;
 /// Larger bodies are not looked into. A notification of one object is about a kilobyte.
 pub const LARGEST: usize = 256 * 1024;
 
+/// What S3 tells of no object: that notifications were configured.
+const TEST: &str = "s3:TestEvent";
+
 /// One thing that happened to one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Record {
@@ -21,7 +24,8 @@ pub struct S3Record {
     pub event: String,
     /// The bucket.
     pub bucket: String,
-    /// The object's key, decoded: what a GET is sent for, before it is written as a path.
+    /// The object's key, decoded: what a GET is sent for, before it is written as a path. Empty in a `s3:TestEvent`, which is
+    /// about no object.
     pub key: String,
     /// The version, in a bucket that keeps versions.
     pub version: Option<String>,
@@ -33,6 +37,8 @@ pub struct S3Record {
     pub etag: Option<String>,
     /// When it happened.
     pub time: Option<Timestamp>,
+    /// The id of the request that did it.
+    pub request: Option<String>,
 }
 
 impl S3Record {
@@ -54,17 +60,43 @@ impl S3Record {
             size: record.pointer("/s3/object/size").and_then(Value::as_u64),
             etag: text("/s3/object/eTag").map(|tag| tag.trim_matches('"').to_owned()),
             time: text("/eventTime").and_then(time),
+            request: text("/responseElements/x-amz-request-id").map(str::to_owned),
+        })
+    }
+
+    /// Reads what S3 sends when somebody configures notifications, which is about a bucket alone: its key is empty.
+    fn read_test(notification: &Value) -> Option<S3Record> {
+        let text = |key: &str| notification.get(key)?.as_str().filter(|text| !text.is_empty());
+        if text("Event") != Some(TEST) {
+            return None;
+        }
+        Some(S3Record {
+            event: TEST.to_owned(),
+            bucket: text("Bucket")?.to_owned(),
+            key: String::new(),
+            version: None,
+            sequencer: None,
+            size: None,
+            etag: None,
+            time: text("Time").and_then(time),
+            request: text("RequestId").map(str::to_owned),
         })
     }
 
     /// What tells it from everything else that happens, the same however often and whichever way it comes.
-    pub fn identity(&self) -> [&[u8]; 5] {
+    ///
+    /// Reading an object or changing its tags happens under the sequencer that MinIO gave it when it was made, however often:
+    /// there the request and the time make the difference.
+    pub fn identity(&self) -> [Vec<u8>; 7] {
+        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
         [
-            self.bucket.as_bytes(),
-            self.key.as_bytes(),
-            self.version.as_deref().unwrap_or_default().as_bytes(),
-            self.sequencer.as_deref().unwrap_or_default().as_bytes(),
-            self.event.as_bytes(),
+            self.bucket.as_bytes().to_vec(),
+            self.key.as_bytes().to_vec(),
+            text(&self.version),
+            text(&self.sequencer),
+            self.event.as_bytes().to_vec(),
+            text(&self.request),
+            self.time.map_or_else(Vec::new, |time| time.as_nanos().to_be_bytes().to_vec()),
         ]
     }
 }
@@ -76,15 +108,22 @@ pub fn in_body(body: &[u8]) -> Option<Vec<S3Record>> {
         return None;
     }
     let notification: Value = serde_json::from_slice(body).ok()?;
-    let records = notification.get("Records")?.as_array().filter(|records| !records.is_empty())?;
-    records.iter().map(S3Record::read).collect()
+    match notification.get("Records") {
+        Some(records) => {
+            let records = records.as_array().filter(|records| !records.is_empty())?;
+            records.iter().map(S3Record::read).collect()
+        }
+        None => S3Record::read_test(&notification).map(|test| vec![test]),
+    }
 }
 
 /// Whether the first key is one a notification begins with.
 fn begins_as_one(body: &[u8]) -> bool {
     let Some(object) = body.trim_ascii_start().strip_prefix(b"{") else { return false };
     let first = object.trim_ascii_start();
-    [&b"\"Records\""[..], b"\"EventName\"", b"\"Key\""].iter().any(|key| first.starts_with(key))
+    [&b"\"Records\""[..], b"\"EventName\"", b"\"Key\"", b"\"Service\""]
+        .iter()
+        .any(|key| first.starts_with(key))
 }
 
 /// Undoes the encoding of keys: as in a form, with `+` for a blank. `None` when what comes out is no text.
@@ -114,11 +153,10 @@ fn time(text: &str) -> Option<Timestamp> {
 /// Says in header fields what the first record says, and how many there are where there are more.
 pub(crate) fn describe<'a>(mut incoming: Incoming<'a>, records: &[S3Record]) -> Incoming<'a> {
     let Some(record) = records.first() else { return incoming };
-    incoming = incoming
-        .own("X-S3-Event-Name", record.event.clone())
-        .own("X-S3-Bucket", record.bucket.clone())
-        .own("X-S3-Key", record.key.clone());
+    incoming =
+        incoming.own("X-S3-Event-Name", record.event.clone()).own("X-S3-Bucket", record.bucket.clone());
     let optional = [
+        ("X-S3-Key", Some(record.key.clone()).filter(|key| !key.is_empty())),
         ("X-S3-Version-Id", record.version.clone()),
         ("X-S3-Sequencer", record.sequencer.clone()),
         ("X-S3-Size", record.size.map(|size| size.to_string())),
@@ -137,10 +175,14 @@ pub(crate) fn describe<'a>(mut incoming: Incoming<'a>, records: &[S3Record]) -> 
     incoming.described(|event| {
         // The type and subject of CloudEvents' own adapter for S3.
         event.kind = Some(format!("com.amazonaws.s3.{kind}").into());
-        event.subject = Some(subject.as_str().into());
+        event.subject = Some(subject.as_str()).filter(|key| !key.is_empty()).map(Into::into);
         if let (None, Some(sequencer)) = (&event.id, &record.sequencer) {
             let version = record.version.as_deref().unwrap_or_default();
-            event.id = Some(format!("{}/{subject}:{version}:{sequencer}:{kind}", record.bucket).into());
+            let mut id = format!("{}/{subject}:{version}:{sequencer}:{kind}", record.bucket);
+            if let Some(request) = &record.request {
+                id = format!("{id}:{request}");
+            }
+            event.id = Some(id.into());
         }
     })
 }
@@ -157,13 +199,16 @@ mod tests {
     fn record(name: &str, source: &str, key: &str) -> Value {
         json!({
             "eventVersion": "2.0", "eventSource": source, "eventTime": "2026-11-29T07:08:09.123Z",
-            "eventName": name,
+            "eventName": name, "responseElements": {"x-amz-request-id": "18B"},
             "s3": {
                 "bucket": {"name": "photos"},
                 "object": {"key": key, "size": 5, "eTag": "e", "versionId": "v", "sequencer": "18A"},
             },
         })
     }
+
+    /// As AWS' documentation has it.
+    const TEST_EVENT: &str = r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Time":"2014-10-13T15:57:02.089Z","Bucket":"amzn-s3-demo-bucket","RequestId":"5582815E1AEA5ADF","HostId":"8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR+YstdA6Knx4Ip8EXAMPLE"}"#;
 
     fn body(records: &[Value]) -> Vec<u8> {
         json!({"EventName": "s3:ObjectCreated:Put", "Key": "photos/x", "Records": records}).to_string().into()
@@ -178,10 +223,48 @@ mod tests {
         let [record] = &minio.unwrap()[..] else { panic!("one") };
         assert_eq!((record.key.as_str(), record.event.as_str()), ("in/a b+ü.txt", "s3:ObjectCreated:Put"));
         assert_eq!(record.time.map(Timestamp::as_millis), Some(1_795_936_089_123));
+        let time = 1_795_936_089_123_000_000_u64.to_be_bytes();
         assert_eq!(
             record.identity(),
-            [&b"photos"[..], "in/a b+ü.txt".as_bytes(), b"v", b"18A", b"s3:ObjectCreated:Put"]
+            [&b"photos"[..], "in/a b+ü.txt".as_bytes(), b"v", b"18A", b"s3:ObjectCreated:Put", b"18B", &time]
         );
+    }
+
+    #[test]
+    fn whatever_happens_to_an_object_again_is_another_event() {
+        // MinIO's sequencer is that of the object, whoever reads it and however often.
+        let get = record("s3:ObjectAccessed:Get", "minio:s3", "a");
+        let (mut again, mut unnamed, mut later) = (get.clone(), get.clone(), get.clone());
+        again["responseElements"]["x-amz-request-id"] = json!("18C");
+        unnamed["responseElements"] = json!({});
+        later["responseElements"] = json!({});
+        later["eventTime"] = json!("2026-11-29T07:08:09.124Z");
+        let all = [&get, &again, &unnamed, &later].map(|record| S3Record::read(record).unwrap().identity());
+
+        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), 4);
+        assert_eq!(S3Record::read(&get).unwrap().identity(), all[0]);
+    }
+
+    #[test]
+    fn the_event_of_a_test_is_about_a_bucket_alone() {
+        let told = event(json!({}), TEST_EVENT.into());
+        let fields: Vec<(&str, &[u8])> =
+            told.headers.iter().map(|(name, value)| (name, &value[..])).collect();
+
+        assert_eq!(
+            fields,
+            [("x-s3-event-name", &b"s3:TestEvent"[..]), ("x-s3-bucket", b"amzn-s3-demo-bucket")]
+        );
+        let described = told.cloud_event.unwrap();
+        assert_eq!(described.kind.as_deref(), Some("com.amazonaws.s3.TestEvent"));
+        assert_eq!((described.subject, described.id), (None, None));
+        assert_eq!(told.time.map(Timestamp::as_millis), Some(1_413_215_822_089));
+        for other in
+            [TEST_EVENT.replace("s3:TestEvent", "s3:Other"), TEST_EVENT.replace("\"Bucket\"", "\"B\"")]
+        {
+            assert_eq!(in_body(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]
@@ -238,7 +321,7 @@ mod tests {
         let described = event.cloud_event.unwrap();
         assert_eq!(described.kind.as_deref(), Some("com.amazonaws.s3.ObjectCreated:Put"));
         assert_eq!(described.subject.as_deref(), Some("in/a"));
-        assert_eq!(described.id.as_deref(), Some("photos/in/a:v:18A:ObjectCreated:Put"));
+        assert_eq!(described.id.as_deref(), Some("photos/in/a:v:18A:ObjectCreated:Put:18B"));
         assert_eq!(event.time.map(Timestamp::as_millis), Some(1_795_936_089_123));
     }
 

@@ -163,6 +163,9 @@ impl SnsMessage {
 
     /// Puts what the envelope says into the header fields of OpenFaaS' SNS connector: `X-Sns-Message-Id`, `X-Sns-Arn`,
     /// `X-Sns-Subject`, and for each attribute that `headers` lets pass `X-Sns-Attr-<name>` and `X-Sns-Attr-<name>-Type`.
+    ///
+    /// Of a bucket's notification that came through SNS nothing is said here: where the message is the event's body it is
+    /// recognised there, and where the envelope stays [`Incoming::notified`] says it.
     #[must_use]
     pub fn describe<'a>(&self, incoming: Incoming<'a>) -> Incoming<'a> {
         let mut incoming = incoming
@@ -178,8 +181,7 @@ impl SnsMessage {
                     .own(&format!("X-Sns-Attr-{name}-Type"), kind.clone());
             }
         }
-        // A bucket's notification may have come through SNS.
-        incoming.notified(self.message.as_bytes())
+        incoming
     }
 }
 

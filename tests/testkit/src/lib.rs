@@ -6,6 +6,7 @@
 //!   for simulated hours;
 //! * [`process`]: the product, or a server beside it, as a process that cannot fail unseen;
 //! * [`source`]: one source of a connector, before a door that does as it is told;
+//! * [`sender`]: who sends webhooks, and keeps what is not taken;
 //! * [`settings`]: a connector's reference of settings, held equal to its code;
 //! * [`servers`]: real upstreams on free ports of loopback.
 //!
@@ -15,6 +16,7 @@ pub mod contract;
 pub mod marks;
 pub mod process;
 pub mod reference;
+pub mod sender;
 pub mod servers;
 pub mod settings;
 pub mod source;

@@ -6,8 +6,6 @@ mod contract;
 mod listen;
 mod repair;
 mod rig;
-#[path = "../../../webhook/tests/it/sender.rs"]
-mod sender;
 mod stand_in;
 mod targets;
 mod webhook;

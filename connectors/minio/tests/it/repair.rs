@@ -56,3 +56,41 @@ async fn objects_made_while_nobody_was_told_are_found_once_and_marked() {
         .await;
     rig.stopped().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_is_not_found_again_by_a_source_that_remembers_nothing() {
+    let port = Port::reserve();
+    let address = port.address();
+    let target = Target::webhook("t", &format!("http://{address}/"), "s3cret");
+    let minio = Minio::with(MinioConfig { targets: vec![target.clone()], ..MinioConfig::default() }).await;
+    minio.create_bucket("photos").await;
+    let data = Data::new();
+    // It looks when it begins, and not again.
+    let mut seldom = settings(address, &minio);
+    seldom["repair"]["every"] = json!("1h");
+    let rig = Rig::connected(seldom.clone(), &data).await;
+    minio.notify("photos", &target, &["s3:ObjectCreated:*"]).await;
+    eventually(PATIENCE, "the bucket to be followed", async || data.watermark("photos").is_some()).await;
+    // The watermark counts in whole seconds, and lies before all that follows.
+    let begun = data.watermark("photos").unwrap();
+    for key in ["put", "in/a%20b%2B%C3%BC", "twice"] {
+        minio.put("photos", key, "1").await;
+    }
+    // The same content again, and a copy onto itself, are made anew.
+    minio.put("photos", "twice", "1").await;
+    minio.copy("photos/put", "photos", "copied").await;
+    minio.copy("photos/put", "photos", "put").await;
+    eventually(PATIENCE, "all of it", async || data.events().len() == 6).await;
+    rig.stopped().await;
+    minio.put("photos", "away", "2").await;
+    minio.put("photos", "twice", "1").await;
+
+    let rig = Rig::connected(settings(address, &minio), &data).await;
+    looked(&data).await;
+    looked(&data).await;
+    rig.stopped().await;
+
+    assert!(data.watermark("photos").unwrap() > begun);
+    let told = ["+away", "+twice", "copied", "in/a b+ü", "put", "put", "twice", "twice"];
+    assert_eq!(data.keys(), told, "each creation once, and only what was not told is found");
+}

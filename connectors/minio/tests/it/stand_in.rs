@@ -1,8 +1,9 @@
-//! A stand-in for a store that passes its notification stream on: the documented stream, byte for byte, in chunks.
+//! A stand-in for a store that passes its notification stream on at once: lines as the real one writes them, in chunks.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
@@ -20,10 +21,28 @@ pub(crate) enum Manner {
     Refuses,
 }
 
+/// What was said, until it is written.
+#[derive(Clone)]
+struct Said {
+    bytes: Bytes,
+    _unwritten: Arc<()>,
+}
+
+/// What time it is there, always.
+const DATE: &str = "Date: Sun, 29 Nov 2026 07:00:00 GMT\r\n";
+
+/// The same in milliseconds.
+pub(crate) const NOW: u64 = 1_795_935_600_000;
+
+/// The listing of its only bucket.
+const EMPTY: &str = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+
 /// The stand-in.
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
-    say: broadcast::Sender<Option<Vec<u8>>>,
+    say: broadcast::Sender<Option<Said>>,
+    /// Shared with everything that some stream has still to write.
+    unwritten: Arc<()>,
     asked: Arc<Mutex<Vec<String>>>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -46,13 +65,13 @@ impl StandIn {
                 streams.spawn(serve(stream, saying.clone(), seen.clone(), manner));
             }
         });
-        StandIn { address, say, asked, _serving: AbortOnDropHandle::new(serving) }
+        StandIn { address, say, unwritten: Arc::default(), asked, _serving: AbortOnDropHandle::new(serving) }
     }
 
     /// Sends these bytes to whoever listens.
     pub(crate) fn say(&self, bytes: impl Into<Vec<u8>>) {
         // Nobody may listen: a stream keeps nothing.
-        let _ = self.say.send(Some(bytes.into()));
+        let _ = self.say.send(Some(Said { bytes: bytes.into().into(), _unwritten: self.unwritten.clone() }));
     }
 
     /// Ends all streams.
@@ -65,9 +84,9 @@ impl StandIn {
         self.say.receiver_count()
     }
 
-    /// How much of what was said some stream has not passed on yet.
-    pub(crate) fn unwritten(&self) -> usize {
-        self.say.len()
+    /// Whether all that was said is in the connections.
+    pub(crate) fn has_passed_all_on(&self) -> bool {
+        Arc::strong_count(&self.unwritten) == 1
     }
 
     /// The requests, each with its headers.
@@ -78,7 +97,7 @@ impl StandIn {
 
 async fn serve(
     mut stream: TcpStream,
-    say: broadcast::Sender<Option<Vec<u8>>>,
+    say: broadcast::Sender<Option<Said>>,
     asked: Arc<Mutex<Vec<String>>>,
     manner: Manner,
 ) -> Option<()> {
@@ -86,8 +105,14 @@ async fn serve(
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    asked.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let listing = !head.contains("events=");
+    asked.lock().unwrap().push(head);
     match manner {
+        _ if listing => {
+            let head = format!("HTTP/1.1 200 OK\r\n{DATE}Content-Length: {}\r\n\r\n", EMPTY.len());
+            stream.write_all([head.as_str(), EMPTY].concat().as_bytes()).await.ok()
+        }
         Manner::Silent => std::future::pending().await,
         Manner::Refuses => {
             let body = "<Error><Code>AccessDenied</Code></Error>";
@@ -95,26 +120,27 @@ async fn serve(
             stream.write_all(answer.as_bytes()).await.ok()
         }
         Manner::Streams => {
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nDate: Sun, 29 Nov 2026 07:00:00 GMT\r\n\
-                        Transfer-Encoding: chunked\r\n\r\n";
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{DATE}Transfer-Encoding: chunked\r\n\r\n"
+            );
             stream.write_all(head.as_bytes()).await.ok()?;
             let mut said = say.subscribe();
             drop(say);
             let (mut from, mut stream) = stream.split();
             loop {
-                let bytes = tokio::select! {
+                let said = tokio::select! {
                     said = said.recv() => said.ok()??,
                     // Who listens says nothing more: it left.
                     _ = from.read_u8() => return None,
                 };
-                let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat();
+                let chunk = [format!("{:x}\r\n", said.bytes.len()).as_bytes(), &said.bytes, b"\r\n"].concat();
                 stream.write_all(&chunk).await.ok()?;
             }
         }
     }
 }
 
-/// One notification, as the stream has it.
+/// One notification, as the stream has it; the key is not encoded.
 pub(crate) fn line(bucket: &str, key: &str, sequencer: u32) -> String {
     let record = serde_json::json!({
         "eventVersion": "2.0", "eventSource": "minio:s3", "awsRegion": "",

@@ -32,6 +32,31 @@ fn is_told(event: &Event) {
     assert!(header("x-s3-sequencer").is_some() && event.time.is_some());
 }
 
+/// What MinIO of February 2026 sent of one object, or of the same object again. The Kafka and AMQP targets themselves are
+/// met where their sources are.
+#[test]
+fn as_each_target_was_sent_it_a_notification_is_told_in_headers() {
+    for (target, body) in [
+        ("webhook", &include_bytes!("../captures/webhook.json")[..]),
+        ("kafka", include_bytes!("../captures/kafka.json")),
+        ("amqp", include_bytes!("../captures/amqp.json")),
+        ("nats", include_bytes!("../captures/nats.json")),
+        ("mqtt", include_bytes!("../captures/mqtt.json")),
+    ] {
+        let event = event(Bytes::from_static(body));
+        let header = |name: &str| event.headers.text(name);
+        assert_eq!(header("x-s3-event-name"), Some("s3:ObjectCreated:Put"), "{target}");
+        assert_eq!(
+            (header("x-s3-bucket"), header("x-s3-key")),
+            (Some("photos"), Some("in/a b+ü%.txt")),
+            "{target}"
+        );
+        assert_eq!((header("x-s3-size"), header("x-s3-records")), (Some("5"), None), "{target}");
+        assert_eq!(header("x-s3-etag"), Some("5d41402abc4b2a76b9719d911017c592"), "{target}");
+        assert_eq!(&event.body[..], body, "{target}: the body is not touched");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_nats_a_notification_is_told_in_headers() {
     let nats = NatsServer::start().await;

@@ -10,10 +10,9 @@ use connectors_sdk::{Capabilities, Connector, Headers};
 use connectors_webhook::Webhook;
 use serde_json::{Value, json};
 use testkit::contract::source::{Sent, Upstream};
+use testkit::sender::Sender;
 use testkit::servers::{Port, Relay};
 use tokio::net::TcpStream;
-
-use crate::sender::Sender;
 
 struct Senders {
     /// Of the source and of its replica.

@@ -3,4 +3,3 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as its test does")]
 
 mod contract;
-mod sender;

@@ -49,6 +49,12 @@ pub trait Upstream: Send + Sync + 'static {
         false
     }
 
+    /// Whether the source hands over also what no function is known to want, for the broker to decide: it knows whether it
+    /// has heard of all of them yet.
+    fn leaves_it_to_the_broker(&self) -> bool {
+        self.comes_to_the_source()
+    }
+
     /// The settings of a second replica: the same, but for what must differ (a client id).
     fn settings_of_replica(&self, settings: Value) -> Value {
         settings

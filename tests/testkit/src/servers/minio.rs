@@ -113,6 +113,18 @@ impl Minio {
         self.well(Method::PUT, &format!("/{bucket}/{key}"), "", body.into()).await;
     }
 
+    /// Copies an object, `bucket/key` as in a URL's path, with metadata of its own: so it may be copied onto itself.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn copy(&self, from: &str, bucket: &str, key: &str) {
+        let path = format!("/{bucket}/{key}");
+        let more = [("x-amz-copy-source", from), ("x-amz-metadata-directive", "REPLACE")];
+        let answer = signed(self.address(), Method::PUT, &path, "", &more, Bytes::new()).await;
+        let (status, said) = answer.unwrap_or_else(|error| panic!("minio does not answer: {error}"));
+        assert!(status.is_success(), "minio does not copy: {status}: {}", String::from_utf8_lossy(&said));
+    }
+
     /// Gets an object.
     ///
     /// # Panics
@@ -157,7 +169,7 @@ impl Minio {
     /// # Panics
     /// When nothing comes back.
     pub async fn request(&self, method: Method, path: &str, query: &str, body: Bytes) -> (StatusCode, Bytes) {
-        let answer = signed(self.address(), method, path, query, body).await;
+        let answer = signed(self.address(), method, path, query, &[], body).await;
         answer.unwrap_or_else(|error| panic!("minio does not answer: {error}"))
     }
 
@@ -178,10 +190,12 @@ async fn signed(
     method: Method,
     path: &str,
     query: &str,
+    more: &[(&str, &str)],
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), String> {
     let headers = signature::headers(&method, &at.to_string(), path, query, &body);
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<(&str, &str)> =
+        headers.iter().map(|(name, value)| (*name, value.as_str())).chain(more.iter().copied()).collect();
     let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     http::ask(at, method, &target, &headers, body).await
 }
@@ -221,7 +235,7 @@ impl Kind for MinioConfig {
     async fn is_ready(&self, place: &Place) -> Result<(), String> {
         let at = place.address("s3");
         http::asked_well(at, Method::GET, "/minio/health/ready", &[], "").await?;
-        match signed(at, Method::GET, "/", "", Bytes::new()).await? {
+        match signed(at, Method::GET, "/", "", &[], Bytes::new()).await? {
             (status, _) if status.is_success() => Ok(()),
             (status, body) => {
                 Err(format!("it lists no buckets: {status}: {}", String::from_utf8_lossy(&body)))

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use connectors_sdk::{Capabilities, Connector, Headers};
 use serde_json::{Value, json};
 use testkit::contract::source::{Sent, Upstream};
+use testkit::sender::Sender;
 use testkit::servers::{Port, Relay};
 use tokio::net::TcpStream;
 
 use super::{Unwrapped, headers, topic, wrapped};
-use crate::sender::Sender;
 
 pub(super) struct Store {
     /// Of the source and of its replica.
@@ -71,7 +71,7 @@ impl Upstream for Store {
     }
 
     async fn publish(&self, messages: &[Sent]) {
-        messages.iter().for_each(|message| self.keep(wrapped(message)));
+        messages.iter().for_each(|message| self.keep(wrapped(message, "in%2Fa+b")));
     }
 
     fn expected(&self, sent: &Sent) -> Headers {

@@ -80,7 +80,7 @@ impl<U: Upstream> Bench<U> {
         let settings = upstream.settings(listed.then_some(&names[..]), in_flight);
         let (demand, asked) = watch::channel(Demand::default());
         // Who cannot be told what is wanted sends everything, and the broker's door says what is nobody's.
-        let asked = (!listed && upstream.comes_to_the_source()).then_some(asked);
+        let asked = (!listed && upstream.leaves_it_to_the_broker()).then_some(asked);
         Bench {
             upstream,
             sink: Arc::new(Sink::asking(asked)),

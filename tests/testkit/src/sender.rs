@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +16,16 @@ use tokio::task::JoinSet;
 const AT_ONCE: usize = 100;
 
 /// One message in its outbox.
+#[derive(Debug)]
 struct Waiting {
     path: String,
     headers: Vec<(String, String)>,
     body: PathBuf,
 }
 
-/// The sender.
-pub(crate) struct Sender {
+/// The sender. What it has not delivered is gone with it.
+#[derive(Debug)]
+pub struct Sender {
     outbox: TempDir,
     waiting: mpsc::UnboundedSender<Waiting>,
     shared: Arc<Shared>,
@@ -32,6 +34,7 @@ pub(crate) struct Sender {
     _senders: JoinSet<()>,
 }
 
+#[derive(Debug)]
 struct Shared {
     client: reqwest::Client,
     /// Where it sends in turn, as a load balancer does.
@@ -43,10 +46,14 @@ struct Shared {
 }
 
 impl Sender {
-    pub(crate) fn to(target: SocketAddr) -> Sender {
+    /// One that sends to this address.
+    ///
+    /// # Panics
+    /// When it can have no folder for its outbox.
+    pub fn to(target: SocketAddr) -> Sender {
         let (running, seen) = watch::channel(true);
         let shared = Arc::new(Shared {
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: reqwest::Client::builder().no_proxy().build().expect("a client"),
             targets: Mutex::new(vec![target]),
             turn: AtomicUsize::new(0),
             acknowledged: AtomicU64::new(0),
@@ -67,34 +74,38 @@ impl Sender {
                 }
             });
         }
-        let outbox = tempfile::tempdir().unwrap();
+        let outbox = tempfile::tempdir().expect("a folder for the outbox");
         Sender { outbox, waiting, shared, running, kept: AtomicU64::new(0), _senders: senders }
     }
 
     /// Takes a message; from here on it is the sender's to deliver.
-    pub(crate) fn keep(&self, path: String, headers: Vec<(String, String)>, body: &Bytes) {
+    ///
+    /// # Panics
+    /// When its outbox cannot be written.
+    pub fn keep(&self, path: String, headers: Vec<(String, String)>, body: &Bytes) {
         let number = self.kept.fetch_add(1, Ordering::Relaxed);
         let file = self.outbox.path().join(number.to_string());
-        std::fs::write(&file, body).unwrap();
+        std::fs::write(&file, body).expect("the outbox can be written");
         let _ = self.waiting.send(Waiting { path, headers, body: file });
     }
 
     /// Sends there as well, from now on.
-    pub(crate) fn and_to(&self, target: SocketAddr) {
-        self.shared.targets.lock().unwrap().push(target);
+    pub fn and_to(&self, target: SocketAddr) {
+        self.shared.targets.lock().unwrap_or_else(PoisonError::into_inner).push(target);
     }
 
-    pub(crate) fn acknowledged(&self) -> u64 {
+    /// How many messages were answered with a 2xx.
+    pub fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
     /// How many requests are on their way.
-    pub(crate) fn attempts(&self) -> usize {
+    pub fn attempts(&self) -> usize {
         self.shared.attempts.load(Ordering::SeqCst)
     }
 
     /// Goes down in the middle of whatever it sends, or comes back with what it has not delivered.
-    pub(crate) fn run(&self, running: bool) {
+    pub fn run(&self, running: bool) {
         self.running.send_replace(running);
     }
 }
@@ -125,9 +136,9 @@ impl Shared {
     }
 
     async fn attempt(&self, message: &Waiting) -> bool {
-        let body = tokio::fs::read(&message.body).await.unwrap();
+        let body = tokio::fs::read(&message.body).await.expect("the outbox can be read");
         let target = {
-            let targets = self.targets.lock().unwrap();
+            let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
             targets[self.turn.fetch_add(1, Ordering::Relaxed) % targets.len()]
         };
         let mut request = self.client.post(format!("http://{target}{}", message.path)).body(body);
