@@ -7,6 +7,7 @@ mod contract;
 #[cfg(feature = "tls")]
 mod login;
 mod loss;
+mod minio;
 mod plain;
 mod pressure;
 mod records;

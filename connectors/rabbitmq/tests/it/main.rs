@@ -7,6 +7,7 @@ mod contract;
 mod login;
 mod malformed;
 mod messages;
+mod minio;
 mod pressure;
 mod queues;
 mod rig;

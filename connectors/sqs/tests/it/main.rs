@@ -6,6 +6,7 @@ mod contract;
 mod groups;
 mod holding;
 mod messages;
+mod notifications;
 mod queues;
 mod rig;
 mod trouble;
