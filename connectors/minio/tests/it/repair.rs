@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use testkit::servers::Port;
 use testkit::servers::minio::{Minio, MinioConfig, PASSWORD, Target, USER};
+use testkit::source::demand_for;
 use testkit::time::eventually;
 
 use crate::rig::{Data, PATIENCE, Rig};
@@ -93,4 +94,25 @@ async fn what_was_told_is_not_found_again_by_a_source_that_remembers_nothing() {
     assert!(data.watermark("photos").unwrap() > begun);
     let told = ["+away", "+twice", "copied", "in/a b+ü", "put", "put", "twice", "twice"];
     assert_eq!(data.keys(), told, "each creation once, and only what was not told is found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_followed_from_when_a_function_asks_for_it() {
+    let port = Port::reserve();
+    let minio = Minio::with(MinioConfig::default()).await;
+    minio.create_bucket("photos").await;
+    minio.put("photos", "before", "0").await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let data = Data::new();
+    let mut seldom = settings(port.address(), &minio);
+    (seldom["topics"], seldom["repair"]["every"]) = (json!("from-functions"), json!("1h"));
+    let rig = Rig::connected(seldom.clone(), &data).await;
+
+    rig.demand.send_replace(demand_for(&["photos"]));
+    eventually(PATIENCE, "the bucket to be followed", async || data.watermark("photos").is_some()).await;
+    rig.stopped().await;
+    minio.put("photos", "away", "1").await;
+    let rig = Rig::connected(settings(port.address(), &minio), &data).await;
+    data.has(&["+away"]).await;
+    rig.stopped().await;
 }

@@ -105,6 +105,8 @@ impl Data {
 
 /// One run of a source.
 pub(crate) struct Rig {
+    /// What functions ask for: nothing at first.
+    pub(crate) demand: watch::Sender<Demand>,
     board: HealthBoard,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SourceError>>,
@@ -115,17 +117,18 @@ impl Rig {
         let board = HealthBoard::new(data.clock.clone());
         board.enter(SourceState::Connecting);
         let stop = CancellationToken::new();
+        let demand = watch::channel(Demand::default()).0;
         let source = Minio.build(&SourceName::parse("files").unwrap(), settings).unwrap();
         let ctx = SourceContext {
             events: data.taken.clone(),
-            demand: watch::channel(Demand::default()).0.subscribe(),
+            demand: demand.subscribe(),
             positions: data.positions.clone(),
             schedules: None,
             health: board.health(),
             shutdown: stop.clone(),
             clock: data.clock.clone(),
         };
-        Rig { board, stop, task: tokio::spawn(source.run(ctx)) }
+        Rig { demand, board, stop, task: tokio::spawn(source.run(ctx)) }
     }
 
     pub(crate) async fn connected(settings: Value, data: &Data) -> Rig {
