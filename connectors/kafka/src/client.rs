@@ -55,8 +55,13 @@ enum Open {
 }
 
 impl Callbacks {
-    fn set(&self, open: Option<Open>) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = open;
+    fn ask(&self, what: Open) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    /// It was answered, if it was this that was asked.
+    fn answered(&self, what: Open) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take_if(|open| *open == what);
     }
 
     fn tell(&self, told: Told) {
@@ -92,15 +97,20 @@ impl ConsumerContext for Callbacks {
         let places = places(partitions);
         let at_once = places.is_empty() || self.closing.load(Ordering::SeqCst);
         if assign && !at_once {
-            self.set(Some(Open::Assign));
+            self.ask(Open::Assign);
             self.tell(Told::Assigned(places));
         } else if assign {
             say(consumer.incremental_assign(partitions));
         } else if at_once || consumer.assignment_lost() {
-            say(consumer.incremental_unassign(partitions));
+            // What was not begun with yet would be an error, which is no answer: the client would wait for one for ever.
+            say(consumer.assignment().and_then(|held| {
+                let begun = |place: &&Place| held.find_partition(&place.0, place.1).is_some();
+                let begun = places.iter().filter(begun).map(|place| (place, Offset::Invalid));
+                consumer.incremental_unassign(&list(begun))
+            }));
             self.tell(Told::Lost(places));
         } else {
-            self.set(Some(Open::Unassign));
+            self.ask(Open::Unassign);
             self.tell(Told::Revoked(places));
         }
     }
@@ -242,13 +252,13 @@ fn unusable(settings: &KafkaSettings, error: &KafkaError) -> SourceError {
 
 /// Answers a rebalance: these begin here.
 pub(crate) fn assign(client: &Client, starts: &TopicPartitionList) -> KafkaResult<()> {
-    client.context().set(None);
+    client.context().answered(Open::Assign);
     client.incremental_assign(starts)
 }
 
 /// Answers a rebalance: these may go.
 pub(crate) fn unassign(client: &Client, places: &TopicPartitionList) -> KafkaResult<()> {
-    client.context().set(None);
+    client.context().answered(Open::Unassign);
     client.incremental_unassign(places)
 }
 
