@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{Consumer as _, MessageStream};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
@@ -23,9 +23,10 @@ use connectors_sdk::{
     Retries, Source, SourceContext, SourceError, SourceName, StoreError, Upstream,
 };
 
-use crate::client::{self, Client, Committed, Place, ToCommit, Told};
-use crate::event::event_from;
+use crate::client::{self, Callbacks, Client, Committed, Place, ToCommit, Told};
+use crate::event::{Origin, event_from, refused};
 use crate::progress::{Ours, Progress, lost_before};
+use crate::record::Record;
 use crate::settings::{KafkaSettings, Start};
 use crate::topics::subscription;
 
@@ -165,7 +166,7 @@ struct Session {
 
 struct Lane {
     place: Place,
-    partition: Arc<Partition>,
+    origin: Origin,
     progress: Progress,
     /// Records read since it was last said.
     consumed: u64,
@@ -185,8 +186,8 @@ struct Stashed {
 struct Token {
     lane: u64,
     next: u64,
-    /// The same as a dead letter, should the broker refuse it for ever.
-    kept: Option<Box<Quarantined>>,
+    /// What the event was made of: a dead letter, should the broker refuse it for ever.
+    record: Option<Record>,
 }
 
 /// What was begun beside the loop, and has ended.
@@ -218,7 +219,7 @@ struct Stood {
 struct TakenUp {
     lane: u64,
     place: Place,
-    partition: Arc<Partition>,
+    origin: Origin,
     upstream: Upstream,
     resume: Resume,
     from: u64,
@@ -254,6 +255,7 @@ impl Session {
         }
         self.reach_first();
         let client = self.client.clone();
+        let mut records = client.stream();
         let mut commits = tokio::time::interval(self.source.settings.commit_interval);
         commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -290,8 +292,8 @@ impl Session {
                     Ok(())
                 }
                 () = until(leave_until) => Ok(()),
-                message = client.recv(), if self.paused || self.full_since.is_none() => {
-                    self.take_all(&client, message)
+                Some(message) = records.next(), if self.paused || self.full_since.is_none() => {
+                    self.take_all(&mut records, message)
                 }
             };
             if let Err(error) = done {
@@ -505,7 +507,7 @@ impl Session {
     }
 
     fn begin_lane(&mut self, taken: TakenUp) {
-        let TakenUp { lane, place, partition, upstream, resume, from } = taken;
+        let TakenUp { lane, place, origin, upstream, resume, from } = taken;
         let (topic, number) = place.clone();
         if let Some(voided) = &resume.voided {
             warn!(
@@ -517,7 +519,7 @@ impl Session {
         let begin = lost.map_or(from, |(wanted, _)| wanted);
         debug!(source = %self.source.name, "{topic}/{number} is read from {begin}");
         let progress = Progress::at(begin, upstream.committed);
-        self.lanes.insert(lane, Lane { place, partition, progress, consumed: 0 });
+        self.lanes.insert(lane, Lane { place, origin, progress, consumed: 0 });
         self.index.entry(topic).or_default().insert(number, lane);
         if let Some((wanted, earliest)) = lost {
             self.record_loss(lane, wanted, earliest);
@@ -542,14 +544,14 @@ impl Session {
             &[
                 b"lost",
                 topic.as_bytes(),
-                of.partition.incarnation().as_bytes(),
+                of.origin.partition.incarnation().as_bytes(),
                 &number.to_be_bytes(),
                 &from.to_be_bytes(),
                 &to.to_be_bytes(),
             ],
         );
         of.progress.begin(from, to);
-        self.window.lost_on(lane, range, Token { lane, next: to, kept: None });
+        self.window.lost_on(lane, range, Token { lane, next: to, record: None });
     }
 
     // --- partitions go ---
@@ -621,7 +623,7 @@ impl Session {
 
     fn take_all(
         &mut self,
-        client: &Client,
+        records: &mut MessageStream<'_, Callbacks>,
         first: Result<BorrowedMessage<'_>, KafkaError>,
     ) -> Result<(), SourceError> {
         self.take(first)?;
@@ -630,7 +632,7 @@ impl Session {
             if self.full_since.is_some() {
                 break;
             }
-            let Some(next) = client.recv().now_or_never() else { break };
+            let Some(Some(next)) = records.next().now_or_never() else { break };
             self.take(next)?;
         }
         Ok(())
@@ -647,29 +649,19 @@ impl Session {
         let Some(&lane) = self.index.get(topic).and_then(|numbers| numbers.get(&number)) else {
             return Ok(());
         };
-        let Ok(offset) = u64::try_from(message.offset()) else { return Ok(()) };
         if self.is_leaving(topic, number) {
             return Ok(());
         }
         let Some(of) = self.lanes.get_mut(&lane) else { return Ok(()) };
-        if !of.progress.begin(offset, offset + 1) {
+        let Some(record) = Record::of(&message) else { return Ok(()) };
+        let next = record.offset + 1;
+        if !of.progress.begin(record.offset, next) {
             return Ok(());
         }
         of.consumed += 1;
-        let form = &self.source.settings.common.form;
-        let event = event_from(form, &of.partition, &message);
-        let kept = event.as_ref().ok().map(|event| {
-            Box::new(Quarantined {
-                source: event.source.clone(),
-                topic: Some(event.topic.clone()),
-                headers: event.headers.clone(),
-                raw: event.body.clone(),
-                why: Box::default(),
-                dedup: None,
-                position: event.position.clone(),
-            })
-        });
-        self.stash.push_back(Stashed { token: Token { lane, next: offset + 1, kept }, event });
+        let event = event_from(&self.source.settings.common.form, &of.origin, &record);
+        let record = event.is_ok().then_some(record);
+        self.stash.push_back(Stashed { token: Token { lane, next, record }, event });
         Ok(())
     }
 
@@ -732,14 +724,15 @@ impl Session {
                     of.progress.given_back();
                 }
             }
-            Resolved::Never { token: Token { lane, next, kept }, refusal } => {
+            Resolved::Never { token: Token { lane, next, record }, refusal } => {
                 let Some(of) = self.lanes.get_mut(&lane) else { return };
-                match kept {
+                match record {
                     // It cannot run, and must not be lost either: a dead letter, before anything behind it is committed.
-                    Some(mut kept) => {
-                        kept.why = refusal.to_string().into();
+                    Some(record) => {
+                        let form = &self.source.settings.common.form;
+                        let kept = refused(form, &of.origin, &record, refusal.to_string());
                         of.progress.again(next);
-                        self.window.quarantine_on(lane, *kept, Token { lane, next, kept: None });
+                        self.window.quarantine_on(lane, *kept, Token { lane, next, record: None });
                     }
                     None => {
                         warn!(source = %self.source.name, %refusal, "a record could not even be kept as a dead letter");
@@ -790,7 +783,7 @@ impl Session {
             if !of.progress.confirmed(next) {
                 continue;
             }
-            let (positions, partition) = (self.ctx.positions.clone(), of.partition.clone());
+            let (positions, partition) = (self.ctx.positions.clone(), of.origin.partition.clone());
             self.noting += 1;
             self.job(async move { Done::Noted(positions.committed(&partition, next).await) });
         }
@@ -1073,14 +1066,14 @@ async fn take_up(
     for (place, upstream) in found {
         let Some(&lane) = places.get(&place) else { continue };
         let number = u32::try_from(place.1)?;
-        let partition = Arc::new(Partition::new(source.clone(), &place.0, cluster, number)?);
-        let resume = positions.take_up(&partition, upstream).await?;
+        let origin = Origin::new(Partition::new(source.clone(), &place.0, cluster, number)?);
+        let resume = positions.take_up(&origin.partition, upstream).await?;
         let from = resume.from.unwrap_or_else(|| match start {
             Start::Earliest => upstream.earliest,
             Start::Latest => upstream.end,
             Start::At(_) => since.get(&place).copied().unwrap_or(upstream.end),
         });
-        taken.push(TakenUp { lane, place, partition, upstream, resume, from });
+        taken.push(TakenUp { lane, place, origin, upstream, resume, from });
     }
     Ok(taken)
 }
