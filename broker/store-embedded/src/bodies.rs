@@ -82,13 +82,17 @@ impl EmbeddedStore {
     /// Puts a body that came whole, and is too large for a record, into a file of its own.
     pub(crate) async fn spool_large(&self, body: &mut Body) -> Result<(), StoreError> {
         let Body::Inline(bytes) = body else { return Ok(()) };
-        if bytes.len() <= PIECE {
-            return Ok(());
+        if bytes.len() > PIECE {
+            // Apart, because it is rare and large: a future is as large as the largest of its parts, and is moved whole.
+            *body = Box::pin(self.spool_whole(bytes.clone())).await?;
         }
-        let mut spool: Box<dyn Spool> = Box::new(begin(self.shared.clone()).await?);
-        spool.write(bytes.clone()).await?;
-        *body = spool.finish().await?;
         Ok(())
+    }
+
+    async fn spool_whole(&self, bytes: Bytes) -> Result<Body, StoreError> {
+        let mut spool: Box<dyn Spool> = Box::new(begin(self.shared.clone()).await?);
+        spool.write(bytes).await?;
+        spool.finish().await
     }
 }
 

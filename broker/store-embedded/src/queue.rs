@@ -258,7 +258,11 @@ impl EmbeddedStore {
     ) -> Result<Accepted, StoreError> {
         self.spool_large(&mut acceptance.body).await?;
         let body = BodyPlace::file_of(&acceptance.body);
-        let taken = self.take_in_spooled(acceptance, end).await;
+        let taken = match self.begin_taking(acceptance, end) {
+            Ok((accepted, Some(answer))) => self.shared.answer(answer).await.map(|()| accepted),
+            Ok((accepted, None)) => Ok(accepted),
+            Err(error) => Err(error),
+        };
         // A body that was spooled for an acceptance that is none is nobody's.
         if let Some(file) = body
             && !matches!(taken, Ok(Accepted::New(_)))
@@ -268,11 +272,12 @@ impl EmbeddedStore {
         taken
     }
 
-    async fn take_in_spooled(
+    /// Hands an acceptance to the writer, unless it is known. Where there is an answer, it has to come first.
+    fn begin_taking(
         &self,
         acceptance: Acceptance,
         end: Option<(Reason, &str)>,
-    ) -> Result<Accepted, StoreError> {
+    ) -> Result<(Accepted, Option<Answer>), StoreError> {
         // Everything that takes time is done before the lock is taken.
         let mut put = Put::with_capacity(record::size_of(&acceptance));
         record::accepted(&mut put, &acceptance, end);
@@ -280,59 +285,55 @@ impl EmbeddedStore {
         let acceptance = Arc::new(acceptance);
         let drafts = acceptance.drafts.len() as u64;
         let now = self.shared.moment();
-        let (accepted, receiver) = 'taken: {
-            let mut core = self.shared.core();
-            let core = &mut *core;
-            core.check_open()?;
-            match core.state.received.look(&acceptance)? {
-                Known::New => {}
-                Known::Received => return Ok(Accepted::Duplicate(Vec::new())),
-                Known::OnItsWay => {
+        let mut core = self.shared.core();
+        let core = &mut *core;
+        core.check_open()?;
+        match core.state.received.look(&acceptance)? {
+            Known::New => {}
+            Known::Received => return Ok((Accepted::Duplicate(Vec::new()), None)),
+            Known::OnItsWay => {
+                let (waiter, receiver) = oneshot::channel();
+                core.state.received.wait(&acceptance, waiter);
+                return Ok((Accepted::Duplicate(Vec::new()), Some(receiver)));
+            }
+        }
+        if let Some(key) = &acceptance.dedup {
+            match core.state.dedup.look(key, now.mono) {
+                Seen::New => {}
+                Seen::Reused => return Err(StoreError::KeyReused),
+                Seen::Committed { first, count, at } => {
+                    return Ok((Accepted::Duplicate(core.ids(first, count, at)), None));
+                }
+                Seen::Pending { first, count, at } => {
                     let (waiter, receiver) = oneshot::channel();
-                    core.state.received.wait(&acceptance, waiter);
-                    break 'taken (Accepted::Duplicate(Vec::new()), receiver);
+                    core.state.dedup.wait(key, waiter);
+                    return Ok((Accepted::Duplicate(core.ids(first, count, at)), Some(receiver)));
                 }
             }
-            if let Some(key) = &acceptance.dedup {
-                match core.state.dedup.look(key, now.mono) {
-                    Seen::New => {}
-                    Seen::Reused => return Err(StoreError::KeyReused),
-                    Seen::Committed { first, count, at } => {
-                        return Ok(Accepted::Duplicate(core.ids(first, count, at)));
-                    }
-                    Seen::Pending { first, count, at } => {
-                        let (waiter, receiver) = oneshot::channel();
-                        core.state.dedup.wait(key, waiter);
-                        break 'taken (Accepted::Duplicate(core.ids(first, count, at)), receiver);
-                    }
-                }
-            }
-            if let Some(what) = core.full.clone() {
-                return Err(core.full_error(&what));
-            }
-            let waiting = core.state.lanes.held() + core.pending_drafts;
-            if end.is_none() && waiting + drafts > self.shared.options.waiting {
-                return Err(StoreError::TooManyWaiting { waiting });
-            }
-            core.state.received.check_room(&acceptance)?;
-            core.state.received.begin(&acceptance);
-            let first = core.state.next_number;
-            core.state.next_number += drafts;
-            record::fill(&mut payload, 0, first, now.wall);
-            if let Some(key) = &acceptance.dedup {
-                let made = (first, drafts as u32, now.wall);
-                core.state.dedup.remember(key, made, 0, now.mono, std::time::Duration::ZERO);
-            }
-            if let Some(file) = BodyPlace::file_of(&acceptance.body) {
-                core.spooled.remove(&file);
-            }
-            let ids = core.ids(first, drafts as u32, now.wall);
-            let new = NewOnes { first, at: now.wall, acceptance };
-            let after = After::Accepted(new, end.map(|(reason, _)| reason));
-            (Accepted::New(ids), self.shared.push_waited(core, kind::ACCEPTED, payload, after))
-        };
-        self.shared.answer(receiver).await?;
-        Ok(accepted)
+        }
+        if let Some(what) = core.full.clone() {
+            return Err(core.full_error(&what));
+        }
+        let waiting = core.state.lanes.held() + core.pending_drafts;
+        if end.is_none() && waiting + drafts > self.shared.options.waiting {
+            return Err(StoreError::TooManyWaiting { waiting });
+        }
+        core.state.received.check_room(&acceptance)?;
+        core.state.received.begin(&acceptance);
+        let first = core.state.next_number;
+        core.state.next_number += drafts;
+        record::fill(&mut payload, 0, first, now.wall);
+        if let Some(key) = &acceptance.dedup {
+            let made = (first, drafts as u32, now.wall);
+            core.state.dedup.remember(key, made, 0, now.mono, std::time::Duration::ZERO);
+        }
+        if let Some(file) = BodyPlace::file_of(&acceptance.body) {
+            core.spooled.remove(&file);
+        }
+        let ids = core.ids(first, drafts as u32, now.wall);
+        let new = NewOnes { first, at: now.wall, acceptance };
+        let after = After::Accepted(new, end.map(|(reason, _)| reason));
+        Ok((Accepted::New(ids), Some(self.shared.push_waited(core, kind::ACCEPTED, payload, after))))
     }
 
     async fn hold(&self, what: Pausable, held: bool) -> Result<(), StoreError> {

@@ -136,7 +136,8 @@ impl AnswerSink {
         let before = self.seen;
         self.seen += chunk.len() as u64;
         if !chunk.is_empty() && (self.wanted.by_callback || self.for_waiter) {
-            self.keep(before, chunk).await;
+            // Apart, because nearly no answer is wanted: what stands in an exchange is moved with each of them.
+            Box::pin(self.keep(before, chunk)).await;
         }
         if self.truncated { Flow::Enough } else { Flow::More }
     }

@@ -1,5 +1,6 @@
 //! Telling results: a callback is a POST of what its invocation holds.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ impl Callbacks {
             let sent = self.client.send(&pool, &self.targets.guard(&url), request).await;
             super::read_answer(sent, answer).await
         };
-        Ok(within(Some(self.timeout), exchange).await)
+        Ok(within(Some(self.timeout), pin!(exchange)).await)
     }
 }
 

@@ -199,8 +199,7 @@ impl Driver {
     }
 
     /// Drives the connection for as long as this step of an exchange takes.
-    async fn through<T>(&mut self, step: impl Future<Output = T>) -> T {
-        let mut step = pin!(step);
+    async fn through<F: Future>(&mut self, mut step: Pin<&mut F>) -> F::Output {
         std::future::poll_fn(|cx| {
             // Before, to hand over what is to be sent; after, to take what was received.
             if let Poll::Ready(done) = step.as_mut().poll(cx) {
@@ -346,7 +345,7 @@ impl Client {
                 }
             };
             let sending = line.sender.try_send_request(request);
-            match line.driver.through(sending).await {
+            match line.driver.through(pin!(sending)).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     return Ok(Answering {
@@ -588,7 +587,7 @@ impl Answering {
     /// Why the rest will not come.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Box<str>> {
         loop {
-            match self.line.driver.through(self.body.frame()).await {
+            match self.line.driver.through(pin!(self.body.frame())).await {
                 None => {
                     self.complete = true;
                     return Ok(None);
@@ -611,7 +610,7 @@ impl Answering {
         } else if complete && !line.sender.is_closed() {
             // The request's own body is still under way.
             tasks.spawn(async move {
-                if line.driver.through(line.sender.ready()).await.is_ok() {
+                if line.driver.through(pin!(line.sender.ready())).await.is_ok() {
                     pool.put(line);
                 }
             });

@@ -16,6 +16,7 @@ pub mod listing;
 pub mod targets;
 mod tls;
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ impl Gateway for HttpGateway {
         if let Some(authorization) = &self.proxy_authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        within(call.timeout, self.exchange(request, answer)).await
+        within(call.timeout, pin!(self.exchange(request, answer))).await
     }
 
     async fn reach(&self) -> Result<(), Box<str>> {
@@ -167,7 +168,10 @@ impl Gateway for HttpGateway {
 }
 
 /// Bounds an exchange, where a bound is set.
-pub(crate) async fn within(timeout: Option<Duration>, exchange: impl Future<Output = Exchange>) -> Exchange {
+pub(crate) async fn within<E>(timeout: Option<Duration>, exchange: Pin<&mut E>) -> Exchange
+where
+    E: Future<Output = Exchange>,
+{
     match timeout {
         Some(limit) => tokio::time::timeout(limit, exchange).await.unwrap_or(Exchange::TimedOut),
         None => exchange.await,
@@ -179,25 +183,27 @@ pub(crate) async fn read_answer(
     sent: Result<client::Answering, SendFailure>,
     answer: &mut AnswerSink,
 ) -> Exchange {
-    let mut answering = match sent {
-        Ok(answering) => answering,
-        Err(SendFailure::Unreachable(why)) => return Exchange::Unreachable(why),
-        Err(SendFailure::Dropped(why)) => return Exchange::Dropped(why),
-        Err(SendFailure::Denied(why)) => return Exchange::Denied(why),
-        Err(SendFailure::OutOfResources(why)) => return Exchange::OutOfResources(why),
-        Err(SendFailure::BodyUnreadable(error)) => return Exchange::BodyUnreadable(error),
-    };
-    loop {
-        match answering.chunk().await {
-            Ok(Some(chunk)) => {
-                if answer.push(chunk).await == answer::Flow::Enough {
-                    break;
-                }
+    match sent {
+        Ok(mut answering) => match read(&mut answering, answer).await {
+            Ok(()) => {
+                let (status, headers) = answering.finish();
+                Exchange::Answered { status: status.as_u16(), headers }
             }
-            Ok(None) => break,
-            Err(why) => return Exchange::Dropped(why),
+            Err(why) => Exchange::Dropped(why),
+        },
+        Err(SendFailure::Unreachable(why)) => Exchange::Unreachable(why),
+        Err(SendFailure::Dropped(why)) => Exchange::Dropped(why),
+        Err(SendFailure::Denied(why)) => Exchange::Denied(why),
+        Err(SendFailure::OutOfResources(why)) => Exchange::OutOfResources(why),
+        Err(SendFailure::BodyUnreadable(error)) => Exchange::BodyUnreadable(error),
+    }
+}
+
+async fn read(answering: &mut client::Answering, answer: &mut AnswerSink) -> Result<(), Box<str>> {
+    while let Some(chunk) = answering.chunk().await? {
+        if answer.push(chunk).await == answer::Flow::Enough {
+            break;
         }
     }
-    let (status, headers) = answering.finish();
-    Exchange::Answered { status: status.as_u16(), headers }
+    Ok(())
 }
