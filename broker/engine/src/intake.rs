@@ -320,7 +320,7 @@ impl Intake {
         if bytes > limit { Err(Refusal::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
-    async fn publish_event(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish_event(&self, event: &Event) -> Result<Receipt, Refusal> {
         let parts = &*self.parts;
         self.admit(event.body.len() as u64)?;
         let settings = parts.live.load();
@@ -331,11 +331,11 @@ impl Intake {
             if !snapshot.loaded {
                 return Err(Refusal::NoFunctionList);
             }
-            let call_id = new_call_id_of_event(&event);
+            let call_id = new_call_id_of_event(event);
             let wanted = match &event.fire {
                 // A schedule runs its own function, and the topic it shares with all others says nothing.
                 Some(fire) => vec![fire.function.clone()],
-                None => snapshot.triggers.matching(&event),
+                None => snapshot.triggers.matching(event),
             };
             wanted.into_iter().map(|function| draft_of_event(&snapshot, function, &call_id)).collect()
         };
@@ -357,16 +357,16 @@ impl Intake {
         let functions: Vec<FunctionName> =
             drafts.iter().filter_map(|draft| draft.target.function().cloned()).collect();
         let queues: Vec<_> = drafts.iter().map(|draft| draft.lane.queue.clone()).collect();
-        let headers = headers::stored_of_event(&event, cloud_events);
+        let headers = headers::stored_of_event(event, cloud_events);
         let acceptance = Acceptance {
-            origin: Origin::Event { source: event.source, topic: event.topic },
+            origin: Origin::Event { source: event.source.clone(), topic: event.topic.clone() },
             headers,
-            body: event.body.into(),
+            body: event.body.clone().into(),
             drafts,
             // The mark takes the place of the key: what it is void for must not be held up by a key that is not.
-            dedup: event.dedup.filter(|_| event.position.is_none()),
-            position: event.position,
-            fire: event.fire,
+            dedup: event.dedup.clone().filter(|_| event.position.is_none()),
+            position: event.position.clone(),
+            fire: event.fire.clone(),
         };
         match parts.queue.accept(acceptance).await.map_err(refusal)? {
             Accepted::New(ids) => {
@@ -394,8 +394,7 @@ impl Intake {
 
 #[async_trait]
 impl EventSink for Intake {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
-        let source = event.source.clone();
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         let result = self.publish_event(event).await;
         let outcome = match &result {
             Ok(receipt) if receipt.duplicate => EventOutcome::Duplicate,
@@ -403,20 +402,20 @@ impl EventSink for Intake {
             Ok(_) => EventOutcome::Accepted,
             Err(_) => EventOutcome::Refused,
         };
-        self.parts.metrics.event(source.as_str(), outcome);
+        self.parts.metrics.event(event.source.as_str(), outcome);
         result
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         self.bury(message, Reason::Undecodable, EventOutcome::Quarantined).await
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
         // There is no message left: the dead letter says which ones are missing.
-        let Lost { source, topic, messages: _, what, dedup } = range;
+        let Lost { source, topic, messages: _, what, dedup } = range.clone();
         let (headers, raw) = (Headers::new(), Bytes::new());
         let message = Quarantined { source, topic, headers, raw, why: what, dedup, position: None };
-        self.bury(message, Reason::LostUpstream, EventOutcome::Lost).await
+        self.bury(&message, Reason::LostUpstream, EventOutcome::Lost).await
     }
 }
 
@@ -424,22 +423,21 @@ impl Intake {
     /// Keeps what can run for nobody as a dead letter: accepted and dead in one record.
     async fn bury(
         &self,
-        message: Quarantined,
+        message: &Quarantined,
         reason: Reason,
         buried_as: EventOutcome,
     ) -> Result<Receipt, Refusal> {
         if self.parts.draining.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
-        let mut headers = message.headers;
+        let mut headers = message.headers.clone();
         if let Some(topic) = &message.topic {
-            headers.set("x-topic", headers::field_text(topic.as_str()));
+            headers.set("x-topic", headers::field_text(topic.as_str()).as_bytes());
         }
-        let source = message.source.clone();
         let acceptance = Acceptance {
-            origin: Origin::Quarantine { source: message.source },
+            origin: Origin::Quarantine { source: message.source.clone() },
             headers,
-            body: message.raw.into(),
+            body: message.raw.clone().into(),
             drafts: vec![Draft {
                 // Dead from the start, it never waits in its lane.
                 lane: Lane { queue: QueueName::default(), target: LaneTarget::CallbackHosts(0) },
@@ -448,8 +446,8 @@ impl Intake {
                 due: None,
                 max_age: None,
             }],
-            dedup: message.dedup.filter(|_| message.position.is_none()),
-            position: message.position,
+            dedup: message.dedup.clone().filter(|_| message.position.is_none()),
+            position: message.position.clone(),
             fire: None,
         };
         let buried = self.parts.queue.bury(acceptance, reason, &message.why).await;
@@ -458,7 +456,7 @@ impl Intake {
             Ok(Accepted::Duplicate(_)) => EventOutcome::Duplicate,
             Err(_) => EventOutcome::Refused,
         };
-        self.parts.metrics.event(source.as_str(), outcome);
+        self.parts.metrics.event(message.source.as_str(), outcome);
         let accepted = buried.map_err(refusal)?;
         Ok(Receipt { invocations: Vec::new(), duplicate: matches!(accepted, Accepted::Duplicate(_)) })
     }

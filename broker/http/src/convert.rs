@@ -483,7 +483,7 @@ pub(crate) fn event(
 }
 
 fn request_fingerprint(topic: &Topic, headers: &Headers, body: &Bytes) -> Fingerprint {
-    let fields = headers.iter().flat_map(|(name, value)| [name.as_bytes(), &value[..]]);
+    let fields = headers.iter().flat_map(|(name, value)| [name.as_bytes(), value]);
     fingerprint([topic.as_str().as_bytes(), &body[..]].into_iter().chain(fields))
 }
 

@@ -1,73 +1,134 @@
 //! Header fields as they came: order kept, repeated names kept, values as bytes.
 
-use bytes::Bytes;
+use std::fmt;
 
 /// An ordered list of header fields. Names are lower case; values are bytes, because callers send any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Box<str>, Bytes)>);
+///
+/// All fields stand in one piece of memory: building a list, copying it and letting it go costs one allocation, however
+/// many fields there are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// Of each field the length of its name, that of its value, and both.
+    fields: Vec<u8>,
+    count: usize,
+}
+
+/// How many bytes a length takes.
+const LENGTH: usize = size_of::<usize>();
 
 impl Headers {
     /// No fields.
     pub const fn new() -> Self {
-        Headers(Vec::new())
+        Headers { fields: Vec::new(), count: 0 }
+    }
+
+    /// No fields yet, and memory for so many, whose names and values have so many bytes.
+    pub fn with_capacity(fields: usize, bytes: usize) -> Self {
+        Headers { fields: Vec::with_capacity(bytes + fields * 2 * LENGTH), count: 0 }
     }
 
     /// Adds a field behind the others, also when the name is there already.
-    pub fn append(&mut self, name: &str, value: impl Into<Bytes>) {
-        self.0.push((name.to_ascii_lowercase().into(), value.into()));
+    pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        self.fields.reserve(2 * LENGTH + name.len() + value.len());
+        self.fields.extend_from_slice(&name.len().to_ne_bytes());
+        self.fields.extend_from_slice(&value.len().to_ne_bytes());
+        let begin = self.fields.len();
+        self.fields.extend_from_slice(name.as_bytes());
+        self.fields[begin..].make_ascii_lowercase();
+        self.fields.extend_from_slice(value);
+        self.count += 1;
     }
 
     /// Replaces every field of this name by one.
-    pub fn set(&mut self, name: &str, value: impl Into<Bytes>) {
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
         self.remove(name);
         self.append(name, value);
     }
 
     /// Drops every field of this name.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        if self.get(name).is_some() {
+            self.retain(|known| !known.eq_ignore_ascii_case(name));
+        }
     }
 
     /// Keeps the fields this says yes to, in their order.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
-        self.0.retain(|(name, _)| keep(name));
+        let mut kept = Headers::with_capacity(0, self.fields.len());
+        for (name, value) in self.iter().filter(|(name, _)| keep(name)) {
+            kept.append(name, value);
+        }
+        *self = kept;
     }
 
     /// The first value of this name.
-    pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The first value of this name, when it is UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.get(name).and_then(|v| std::str::from_utf8(v).ok())
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// All fields in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
-        self.0.iter().map(|(n, v)| (&**n, v))
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> {
+        Iter { rest: &self.fields, count: self.count }
     }
 
     /// How many fields there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
     }
 
     /// What the fields weigh against a limit: names and values.
     pub fn bytes(&self) -> usize {
-        self.0.iter().map(|(n, v)| n.len() + v.len()).sum()
+        self.fields.len() - self.count * 2 * LENGTH
     }
 }
 
-impl<N: AsRef<str>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
+struct Iter<'a> {
+    rest: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, rest) = self.rest.split_first_chunk()?;
+        let (value, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(usize::from_ne_bytes(*name))?;
+        let (value, rest) = rest.split_at_checked(usize::from_ne_bytes(*value))?;
+        self.rest = rest;
+        self.count -= 1;
+        Some((std::str::from_utf8(name).unwrap_or_default(), value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count, Some(self.count))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|(name, value)| (name, value.escape_ascii().to_string())))
+            .finish()
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Self {
-        let fields = fields.into_iter();
-        let mut headers = Headers(Vec::with_capacity(fields.size_hint().0 + 1));
+        let mut headers = Headers::new();
         for (name, value) in fields {
             headers.append(name.as_ref(), value);
         }
@@ -87,7 +148,7 @@ mod tests {
         headers.append("x-start-time", "2");
 
         assert_eq!(headers.text("X-START-TIME"), Some("1"));
-        assert_eq!(headers.iter().map(|(_, v)| v.as_ref()).collect::<Vec<_>>(), [b"1" as &[u8], b"o", b"2"]);
+        assert_eq!(headers.iter().map(|(_, v)| v).collect::<Vec<_>>(), [b"1" as &[u8], b"o", b"2"]);
 
         headers.set("x-start-time", "3");
         assert_eq!(headers.len(), 2);

@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::queue::StoreError;
 use crate::topic::Topic;
 
-/// Takes events into custody.
+/// Takes events into custody. What is offered stays with whoever offers it, to be offered again when it is refused.
 #[async_trait]
 pub trait EventSink: Send + Sync {
     /// Resolves when every invocation the event causes is durable; only then may the upstream forget it.
@@ -24,19 +24,19 @@ pub trait EventSink: Send + Sync {
     ///
     /// # Errors
     /// [`Refusal`]: nothing was taken; give the message back and try again as [`Refusal::retry`] says.
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal>;
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal>;
 
     /// Keeps a message that cannot be made into an event, as a dead letter (`undecodable`), so that it is not lost.
     ///
     /// # Errors
     /// [`Refusal`] as for publishing.
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal>;
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal>;
 
     /// Records messages that the upstream discarded before they could be read, as one dead letter (`lost-upstream`).
     ///
     /// # Errors
     /// [`Refusal`] as for publishing.
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal>;
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal>;
 }
 
 /// Messages that are gone: beyond an upstream's retention, or sent while nobody listened.

@@ -1,5 +1,7 @@
 //! Bytes on disk: how numbers, texts and byte strings are written and read back.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// The bytes are not what was written, although their checksum says so: another version's, or a fault of ours.
@@ -120,15 +122,32 @@ impl Take {
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
-        let len = self.count()?;
-        let found = self.buffer.slice(self.at..self.at + len);
-        self.at += len;
-        Ok(found)
+        let range = self.range()?;
+        Ok(self.buffer.slice(range))
     }
 
     pub(crate) fn text(&mut self) -> Result<Box<str>, Malformed> {
-        let bytes = self.bytes()?;
-        std::str::from_utf8(&bytes).map(Box::from).map_err(|_| Malformed)
+        self.str().map(Box::from)
+    }
+
+    /// A text that stays where it is.
+    pub(crate) fn str(&mut self) -> Result<&str, Malformed> {
+        let range = self.range()?;
+        std::str::from_utf8(&self.buffer[range]).map_err(|_| Malformed)
+    }
+
+    /// A name and the bytes that belong to it.
+    pub(crate) fn field(&mut self) -> Result<(&str, &[u8]), Malformed> {
+        let (name, value) = (self.range()?, self.range()?);
+        let name = std::str::from_utf8(&self.buffer[name]).map_err(|_| Malformed)?;
+        Ok((name, &self.buffer[value]))
+    }
+
+    fn range(&mut self) -> Result<Range<usize>, Malformed> {
+        let len = self.count()?;
+        let begin = self.at;
+        self.at += len;
+        Ok(begin..self.at)
     }
 
     pub(crate) fn maybe(&mut self) -> Result<Option<u64>, Malformed> {

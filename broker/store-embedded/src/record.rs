@@ -780,8 +780,8 @@ fn take_acceptance(take: &mut Take) -> Result<Acceptance, Malformed> {
     let count = take.count()?;
     let mut headers = Headers::new();
     for _ in 0..count {
-        let name = take.text()?;
-        headers.append(&name, take.bytes()?);
+        let (name, value) = take.field()?;
+        headers.append(name, value);
     }
     let body = match take.u8()? {
         0 => Body::Inline(take.bytes()?),

@@ -336,7 +336,7 @@ impl Desk {
 
     async fn publish(&self, plan: &Plan, instant: Option<Instant>) -> Result<Receipt, TimetableError> {
         let event = event_of(&self.form, plan, instant, self.ctx.clock.now());
-        let receipt = self.ctx.publish(event.map_err(TimetableError::Range)?).await?;
+        let receipt = self.ctx.publish(&event.map_err(TimetableError::Range)?).await?;
         let mut table = self.table();
         if let Some(kept) = table.kept.get_mut(&plan.id) {
             kept.last_fire = kept.last_fire.max(instant.map(|instant| instant.at));

@@ -66,7 +66,7 @@ mod tests {
         let event = event_of(&form, &plan, Some(Instant { at, after }), Timestamp::EPOCH).unwrap();
 
         assert_eq!((event.topic.as_str(), event.body.len(), event.time), ("cron-function", 0, Some(at)));
-        let headers: Vec<_> = event.headers.iter().map(|(name, value)| (name, value.as_ref())).collect();
+        let headers: Vec<_> = event.headers.iter().collect();
         let id = format!("{}@2026-01-01T09:00:00Z", plan.id);
         assert_eq!(headers, [("x-connector", b"cron-connector".as_ref()), ("x-call-id", id.as_bytes())]);
         assert_eq!(event.cloud_event.unwrap().id.as_deref(), Some(id.as_str()));

@@ -5,23 +5,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use rdkafka::message::{Headers as _, Message};
 
-use connectors_sdk::{Event, EventForm, Partition, Position, Quarantined};
-
-use crate::record::Record;
-
-/// Where records come from: what all of one partition have in common.
-pub(crate) struct Origin {
-    pub(crate) partition: Arc<Partition>,
-    /// The partition's number as text.
-    number: Bytes,
-}
-
-impl Origin {
-    pub(crate) fn new(partition: Partition) -> Origin {
-        Origin { number: partition.number().to_string().into(), partition: Arc::new(partition) }
-    }
-}
+use connectors_sdk::{Event, EventForm, Partition, Position, Quarantined, Timestamp};
 
 /// The event a record stands for: its topic, its value as the body, unchanged; a record without a value (a tombstone) has
 /// an empty body. Its key and headers become `X-Kafka-Key` and `X-Kafka-<name>`; a key that is no printable text comes in
@@ -29,53 +15,37 @@ impl Origin {
 ///
 /// # Errors
 /// The record as it goes to the dead letters, when its topic's name is none for us.
-pub(crate) fn event_from(
+pub(crate) fn event_from<M: Message>(
     form: &EventForm,
-    origin: &Origin,
-    record: &Record,
+    partition: &Arc<Partition>,
+    record: &M,
 ) -> Result<Event, Box<Quarantined>> {
+    let offset = u64::try_from(record.offset()).unwrap_or_default();
     let mut message = form
-        .message(origin.partition.stream(), record.value())
+        .message(record.topic(), Bytes::copy_from_slice(record.payload().unwrap_or_default()))
         .own("X-Connector", "openfaasltd/kafka-connector")
-        .own("X-Kafka-Partition", origin.number.clone())
-        .own("X-Kafka-Offset", record.digits())
-        .position(Position { partition: origin.partition.clone(), offset: record.offset });
+        .own("X-Kafka-Partition", record.partition().to_string())
+        .own("X-Kafka-Offset", offset.to_string())
+        .position(Position { partition: partition.clone(), offset });
     match record.key() {
         None => {}
-        Some(key) if is_text(&key) => message = message.own("X-Kafka-Key", key),
+        Some(key) if is_text(key) => message = message.own("X-Kafka-Key", key),
         Some(key) => {
             message = message.own("X-Kafka-Key", STANDARD.encode(key)).own("X-Kafka-Key-Enc", "b64");
         }
     }
-    for (name, value) in record.headers() {
-        if name.eq_ignore_ascii_case("content-type") {
+    for header in record.headers().into_iter().flat_map(|headers| headers.iter()) {
+        let value = header.value.unwrap_or_default();
+        if header.key.eq_ignore_ascii_case("content-type") {
             message = message.content_type(value);
         } else {
-            message = message.field("X-Kafka-", name, value);
+            message = message.field("X-Kafka-", header.key, value);
         }
     }
-    if let Some(time) = record.time {
-        message = message.time(time);
+    if let Some(millis) = record.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok()) {
+        message = message.time(Timestamp::from_millis(millis));
     }
     message.event()
-}
-
-/// A record whose event the broker refuses for ever, as it goes to the dead letters.
-pub(crate) fn refused(form: &EventForm, origin: &Origin, record: &Record, why: String) -> Box<Quarantined> {
-    event_from(form, origin, record).map_or_else(
-        |unreadable| unreadable,
-        |event| {
-            Box::new(Quarantined {
-                source: event.source,
-                topic: Some(event.topic),
-                headers: event.headers,
-                raw: event.body,
-                why: why.into(),
-                dedup: event.dedup,
-                position: event.position,
-            })
-        },
-    )
 }
 
 /// Whether a key can stand in a header as it is.
@@ -86,10 +56,10 @@ fn is_text(key: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use rdkafka::Timestamp as RecordTime;
-    use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
     use serde_json::{Value, json};
 
-    use connectors_sdk::{Reader, SourceName, Timestamp, Wildcards};
+    use connectors_sdk::{Reader, SourceName, Wildcards};
 
     use super::*;
 
@@ -113,17 +83,12 @@ mod tests {
         )
     }
 
-    fn read(json: &str, settings: Value) -> (EventForm, Origin, Record) {
+    fn event_of(json: &str, settings: Value) -> Event {
         let source = SourceName::parse("events").unwrap();
         let form = EventForm::read(&mut Reader::new(settings), &source, "kafka", Wildcards::Glob);
-        let message = captured(json);
-        let origin = Origin::new(Partition::new(source, message.topic(), "a-cluster", 2).unwrap());
-        (form, origin, Record::of(&message).unwrap())
-    }
-
-    fn event_of(json: &str, settings: Value) -> Event {
-        let (form, origin, record) = read(json, settings);
-        event_from(&form, &origin, &record).unwrap()
+        let record = captured(json);
+        let partition = Partition::new(source, record.topic(), "a-cluster", 2).unwrap().into();
+        event_from(&form, &partition, &record).unwrap()
     }
 
     fn fields(event: &Event) -> Vec<(&str, &str)> {
@@ -186,16 +151,6 @@ mod tests {
         assert!(event.body.is_empty());
         assert_eq!(event.headers.text("x-kafka-key"), Some(""));
         assert!(event.headers.get("x-kafka-key-enc").is_none());
-    }
-
-    #[test]
-    fn what_is_refused_for_ever_is_kept_as_it_would_have_been_called() {
-        let event = event_of(WITH_HEADERS, json!({"content_type": "text/plain"}));
-        let (form, origin, record) = read(WITH_HEADERS, json!({"content_type": "text/plain"}));
-        let kept = refused(&form, &origin, &record, "too large".to_owned());
-
-        assert_eq!((kept.raw, kept.headers, kept.position), (event.body, event.headers, event.position));
-        assert_eq!((kept.topic, kept.source, &*kept.why), (Some(event.topic), event.source, "too large"));
     }
 
     #[test]

@@ -5,13 +5,12 @@
 //! care: before the first record is read, what the group, the topic and our own store say of the partition is held against
 //! each other; before a partition goes to another replica, what was begun is finished and committed.
 //!
-//! In reading order: `settings`, `topics` (what to subscribe to), `record` (what the client gave), `event` (record → event), `progress` (what of a partition
+//! In reading order: `settings`, `topics` (what to subscribe to), `event` (record → event), `progress` (what of a partition
 //! is done; pure), `client` (the library, its configuration and its callbacks), `source` (the loop).
 
 mod client;
 mod event;
 mod progress;
-mod record;
 mod settings;
 mod source;
 mod topics;

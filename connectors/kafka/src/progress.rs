@@ -1,7 +1,5 @@
 //! What of one partition was read, what of it is durable, and what may be committed. Pure.
 
-use std::collections::BTreeSet;
-
 use connectors_sdk::{Resume, Upstream, Voided};
 
 /// One partition of ours.
@@ -9,10 +7,8 @@ use connectors_sdk::{Resume, Upstream, Voided};
 pub(crate) struct Progress {
     /// The next offset to read. Records below it were handed over, or are none.
     read: u64,
-    /// All below it is durable, but for `again`.
+    /// All below it is durable.
     durable: u64,
-    /// Settled out of turn: what the broker would not take as it was, and what is on its way in another form.
-    again: BTreeSet<u64>,
     /// Something was given back: nothing behind it may be committed any more.
     stopped: bool,
     /// Handed over and not settled.
@@ -40,15 +36,7 @@ impl Ours {
 impl Progress {
     /// Reading goes on at `read`, where the group has committed `committed`.
     pub(crate) fn at(read: u64, committed: Option<u64>) -> Self {
-        Progress {
-            read,
-            durable: read,
-            again: BTreeSet::new(),
-            stopped: false,
-            in_flight: 0,
-            committed,
-            asked: committed,
-        }
+        Progress { read, durable: read, stopped: false, in_flight: 0, committed, asked: committed }
     }
 
     pub(crate) fn read(&self) -> u64 {
@@ -84,15 +72,6 @@ impl Progress {
     /// durable too, but must be read again with it.
     pub(crate) fn taken(&mut self, next: u64) {
         self.in_flight -= 1;
-        self.again.remove(&(next - 1));
-        if !self.stopped {
-            self.durable = self.durable.max(next);
-        }
-    }
-
-    /// The record before `next` was refused for ever, and is handed over in another form.
-    pub(crate) fn again(&mut self, next: u64) {
-        self.again.insert(next - 1);
         if !self.stopped {
             self.durable = self.durable.max(next);
         }
@@ -111,8 +90,7 @@ impl Progress {
 
     /// The offset to commit, where the group does not have it yet.
     pub(crate) fn to_commit(&self) -> Option<u64> {
-        let next = self.again.first().map_or(self.durable, |first| self.durable.min(*first));
-        (self.committed != Some(next)).then_some(next)
+        (self.committed != Some(self.durable)).then_some(self.durable)
     }
 
     /// The group is asked to commit it.
@@ -198,21 +176,6 @@ mod tests {
     fn a_starting_point_is_committed_where_the_group_had_none() {
         assert_eq!(Progress::at(7, None).to_commit(), Some(7));
         assert_eq!(Progress::at(7, Some(3)).to_commit(), Some(7));
-    }
-
-    #[test]
-    fn nothing_behind_a_record_that_goes_another_way_is_committed_before_it() {
-        let mut progress = Progress::at(0, Some(0));
-        for offset in 0..3 {
-            progress.begin(offset, offset + 1);
-        }
-        progress.taken(1);
-        progress.again(2);
-        progress.taken(3);
-        assert_eq!((progress.to_commit(), progress.in_flight()), (Some(1), 1));
-
-        progress.taken(2);
-        assert_eq!((progress.to_commit(), progress.in_flight()), (Some(3), 0));
     }
 
     #[test]

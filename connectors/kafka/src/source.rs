@@ -24,9 +24,8 @@ use connectors_sdk::{
 };
 
 use crate::client::{self, Callbacks, Client, Committed, Place, ToCommit, Told};
-use crate::event::{Origin, event_from, refused};
+use crate::event::event_from;
 use crate::progress::{Ours, Progress, lost_before};
-use crate::record::Record;
 use crate::settings::{KafkaSettings, Start};
 use crate::topics::subscription;
 
@@ -166,7 +165,7 @@ struct Session {
 
 struct Lane {
     place: Place,
-    origin: Origin,
+    partition: Arc<Partition>,
     progress: Progress,
     /// Records read since it was last said.
     consumed: u64,
@@ -186,8 +185,6 @@ struct Stashed {
 struct Token {
     lane: u64,
     next: u64,
-    /// What the event was made of: a dead letter, should the broker refuse it for ever.
-    record: Option<Record>,
 }
 
 /// What was begun beside the loop, and has ended.
@@ -219,7 +216,7 @@ struct Stood {
 struct TakenUp {
     lane: u64,
     place: Place,
-    origin: Origin,
+    partition: Arc<Partition>,
     upstream: Upstream,
     resume: Resume,
     from: u64,
@@ -507,7 +504,7 @@ impl Session {
     }
 
     fn begin_lane(&mut self, taken: TakenUp) {
-        let TakenUp { lane, place, origin, upstream, resume, from } = taken;
+        let TakenUp { lane, place, partition, upstream, resume, from } = taken;
         let (topic, number) = place.clone();
         if let Some(voided) = &resume.voided {
             warn!(
@@ -519,7 +516,7 @@ impl Session {
         let begin = lost.map_or(from, |(wanted, _)| wanted);
         debug!(source = %self.source.name, "{topic}/{number} is read from {begin}");
         let progress = Progress::at(begin, upstream.committed);
-        self.lanes.insert(lane, Lane { place, origin, progress, consumed: 0 });
+        self.lanes.insert(lane, Lane { place, partition, progress, consumed: 0 });
         self.index.entry(topic).or_default().insert(number, lane);
         if let Some((wanted, earliest)) = lost {
             self.record_loss(lane, wanted, earliest);
@@ -544,14 +541,14 @@ impl Session {
             &[
                 b"lost",
                 topic.as_bytes(),
-                of.origin.partition.incarnation().as_bytes(),
+                of.partition.incarnation().as_bytes(),
                 &number.to_be_bytes(),
                 &from.to_be_bytes(),
                 &to.to_be_bytes(),
             ],
         );
         of.progress.begin(from, to);
-        self.window.lost_on(lane, range, Token { lane, next: to, record: None });
+        self.window.lost_on(lane, range, Token { lane, next: to });
     }
 
     // --- partitions go ---
@@ -653,15 +650,15 @@ impl Session {
             return Ok(());
         }
         let Some(of) = self.lanes.get_mut(&lane) else { return Ok(()) };
-        let Some(record) = Record::of(&message) else { return Ok(()) };
-        let next = record.offset + 1;
-        if !of.progress.begin(record.offset, next) {
+        let Ok(offset) = u64::try_from(message.offset()) else { return Ok(()) };
+        let next = offset + 1;
+        if !of.progress.begin(offset, next) {
             return Ok(());
         }
         of.consumed += 1;
-        let event = event_from(&self.source.settings.common.form, &of.origin, &record);
-        let record = event.is_ok().then_some(record);
-        self.stash.push_back(Stashed { token: Token { lane, next, record }, event });
+        let form = &self.source.settings.common.form;
+        let event = event_from(form, &of.partition, &message);
+        self.stash.push_back(Stashed { token: Token { lane, next }, event });
         Ok(())
     }
 
@@ -724,21 +721,11 @@ impl Session {
                     of.progress.given_back();
                 }
             }
-            Resolved::Never { token: Token { lane, next, record }, refusal } => {
-                let Some(of) = self.lanes.get_mut(&lane) else { return };
-                match record {
-                    // It cannot run, and must not be lost either: a dead letter, before anything behind it is committed.
-                    Some(record) => {
-                        let form = &self.source.settings.common.form;
-                        let kept = refused(form, &of.origin, &record, refusal.to_string());
-                        of.progress.again(next);
-                        self.window.quarantine_on(lane, *kept, Token { lane, next, record: None });
-                    }
-                    None => {
-                        warn!(source = %self.source.name, %refusal, "a record could not even be kept as a dead letter");
-                        self.ctx.health.problem(refusal);
-                        of.progress.given_back();
-                    }
+            Resolved::Never { token, refusal } => {
+                warn!(source = %self.source.name, %refusal, "a record could not even be kept as a dead letter");
+                self.ctx.health.problem(refusal);
+                if let Some(of) = self.lanes.get_mut(&token.lane) {
+                    of.progress.given_back();
                 }
             }
         }
@@ -783,7 +770,7 @@ impl Session {
             if !of.progress.confirmed(next) {
                 continue;
             }
-            let (positions, partition) = (self.ctx.positions.clone(), of.origin.partition.clone());
+            let (positions, partition) = (self.ctx.positions.clone(), of.partition.clone());
             self.noting += 1;
             self.job(async move { Done::Noted(positions.committed(&partition, next).await) });
         }
@@ -1066,14 +1053,14 @@ async fn take_up(
     for (place, upstream) in found {
         let Some(&lane) = places.get(&place) else { continue };
         let number = u32::try_from(place.1)?;
-        let origin = Origin::new(Partition::new(source.clone(), &place.0, cluster, number)?);
-        let resume = positions.take_up(&origin.partition, upstream).await?;
+        let partition = Arc::new(Partition::new(source.clone(), &place.0, cluster, number)?);
+        let resume = positions.take_up(&partition, upstream).await?;
         let from = resume.from.unwrap_or_else(|| match start {
             Start::Earliest => upstream.earliest,
             Start::Latest => upstream.end,
             Start::At(_) => since.get(&place).copied().unwrap_or(upstream.end),
         });
-        taken.push(TakenUp { lane, place, origin, upstream, resume, from });
+        taken.push(TakenUp { lane, place, partition, upstream, resume, from });
     }
     Ok(taken)
 }

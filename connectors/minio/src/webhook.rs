@@ -7,7 +7,7 @@ use bytes::Bytes;
 use connectors_sdk::receiver::{Custody, Handler, NotTaken, Receiver, answer, received};
 use connectors_sdk::{
     Capabilities, Common, Event, EventForm, Health, Quarantined, Receipt, Retries, Retry, Source,
-    SourceContext, SourceError, SourceName, Topics, Wishes,
+    SourceContext, SourceError, SourceName, Topics, Wishes, dead_letter,
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
@@ -107,13 +107,12 @@ impl Notifications {
     async fn take(&self, event: Result<Event, Box<Quarantined>>) -> Result<Receipt, NotTaken> {
         let event = match event {
             Ok(event) => event,
-            Err(unreadable) => return self.custody.unreadable(*unreadable).await,
+            Err(unreadable) => return self.custody.unreadable(&unreadable).await,
         };
-        let body = event.body.clone();
-        match self.custody.event(event).await {
+        match self.custody.event(&event).await {
             // The store would send it for ever, and nothing behind it.
             Err(NotTaken::Refused(refusal)) if refusal.retry() == Retry::Never => {
-                self.custody.unreadable(*event::unreadable(&self.form, body, refusal.to_string())).await
+                self.custody.unreadable(&dead_letter(event, &refusal)).await
             }
             outcome => outcome,
         }
@@ -145,7 +144,7 @@ impl Handler for Notifications {
         let told = match event::records(&body) {
             Ok(told) => told,
             Err(why) => {
-                let kept = self.custody.unreadable(*event::unreadable(&self.form, body, why)).await;
+                let kept = self.custody.unreadable(&event::unreadable(&self.form, body, why)).await;
                 return kept.map_or_else(|why| why.answer(), |receipt| received(&[receipt]));
             }
         };

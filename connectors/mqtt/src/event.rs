@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use connectors_sdk::{Event, EventForm, Incoming, Quarantined};
+use connectors_sdk::{Event, EventForm, Quarantined};
 
 use crate::message::Message;
 
@@ -24,34 +24,17 @@ pub(crate) struct MessageForm {
 /// # Errors
 /// The message as it goes to the dead letters, when its topic is none for us.
 pub(crate) fn event_from(form: &MessageForm, message: &Message) -> Result<Event, Box<Quarantined>> {
-    described(form, message).event()
-}
-
-/// The message as it goes to the dead letters.
-pub(crate) fn unreadable(form: &MessageForm, message: &Message, why: String) -> Box<Quarantined> {
-    described(form, message).unreadable(why)
-}
-
-/// The name of the topic as functions know it, before `topic_map`.
-pub(crate) fn name_of<'a>(form: &MessageForm, topic: &'a str) -> &'a str {
-    match topic.split_once('/') {
-        Some((_, rest)) if form.trim_channel_key => rest,
-        _ => topic,
-    }
-}
-
-fn described<'a>(form: &'a MessageForm, message: &Message) -> Incoming<'a> {
     let properties = &message.properties;
     let mut event = form.form.message(name_of(form, &message.topic), message.payload.clone());
     if message.retained {
         event = event.own("X-Mqtt-Retain", "true");
     }
     if let Some(topic) = &properties.response_topic {
-        event = event.own("X-Mqtt-Response-Topic", topic.clone());
+        event = event.own("X-Mqtt-Response-Topic", topic);
     }
     match &properties.correlation_data {
         None => {}
-        Some(data) if is_text(data) => event = event.own("X-Mqtt-Correlation-Data", data.clone()),
+        Some(data) if is_text(data) => event = event.own("X-Mqtt-Correlation-Data", data),
         Some(data) => {
             event = event
                 .own("X-Mqtt-Correlation-Data", STANDARD.encode(data))
@@ -62,21 +45,29 @@ fn described<'a>(form: &'a MessageForm, message: &Message) -> Incoming<'a> {
         event = event.own("X-Mqtt-Message-Expiry", seconds.to_string());
     }
     if let Some(content_type) = &properties.content_type {
-        event = event.content_type(content_type.clone());
+        event = event.content_type(content_type);
     }
     for (name, value) in &properties.user {
-        event = event.field("X-Mqtt-", name, value.clone());
+        event = event.field("X-Mqtt-", name, value);
         // The CloudEvents binding for MQTT writes attributes under their plain names.
         if name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-            event = event.attribute(name, value.clone());
+            event = event.attribute(name, value);
         }
     }
     let id = form.id_property.as_ref().and_then(|property| {
         properties.user.iter().find(|(name, _)| name == property).map(|(_, value)| value.as_bytes())
     });
-    match id {
-        Some(id) => event.id(&[message.topic.as_bytes(), id]),
-        None => event,
+    if let Some(id) = id {
+        event = event.id(&[message.topic.as_bytes(), id]);
+    }
+    event.event()
+}
+
+/// The name of the topic as functions know it, before `topic_map`.
+pub(crate) fn name_of<'a>(form: &MessageForm, topic: &'a str) -> &'a str {
+    match topic.split_once('/') {
+        Some((_, rest)) if form.trim_channel_key => rest,
+        _ => topic,
     }
 }
 
@@ -160,7 +151,7 @@ mod tests {
         for (name, value) in
             [("ce-id", "17"), ("ce-source", "/kitchen"), ("ce-type", "t"), ("ce-specversion", "1.0")]
         {
-            assert_eq!(event.headers.get(name).map(|value| &value[..]), Some(value.as_bytes()), "{name}");
+            assert_eq!(event.headers.get(name), Some(value.as_bytes()), "{name}");
         }
     }
 

@@ -18,7 +18,7 @@ use connectors_sdk::{
 
 use crate::arrivals::{Arrival, Arrivals, Receipt};
 use crate::client::{Answer, Client, Ending, Greeting, Incoming};
-use crate::event::{event_from, name_of, unreadable};
+use crate::event::{event_from, name_of};
 use crate::message::{Message, Qos};
 use crate::settings::{AtStop, MqttSettings, Protocol, Retained};
 use crate::subscriptions::Subscriptions;
@@ -97,14 +97,8 @@ struct Session {
     client: Option<(Client, Greeting)>,
 }
 
-/// What comes back from the window with a message.
-#[derive(Debug)]
-struct Token {
-    /// Its acknowledgement, where it wants one.
-    receipt: Option<Receipt>,
-    /// The message, while it may still have to be kept as a dead letter.
-    message: Option<Box<Message>>,
-}
+/// What comes back from the window with a message: its acknowledgement, where it wants one.
+type Token = Option<Receipt>;
 
 /// An answer of the server.
 enum Asked {
@@ -368,30 +362,25 @@ impl Session {
             self.ctx.health.problem(&what);
             let parts: [&[u8]; 2] = [&rand::random::<u128>().to_be_bytes(), message.topic.as_bytes()];
             let lost = form.form.lost(name_of(form, &message.topic), Some(1), what, &parts);
-            return self.window.lost_on(0, lost, Token { receipt, message: None });
+            return self.window.lost_on(0, lost, receipt);
         }
         match event_from(form, &message) {
-            Ok(event) => self.window.publish(event, Token { receipt, message: Some(message) }),
-            Err(unreadable) => self.window.quarantine(*unreadable, Token { receipt, message: None }),
+            Ok(event) => self.window.publish(event, receipt),
+            Err(unreadable) => self.window.quarantine(*unreadable, receipt),
         }
     }
 
     fn settle(&mut self, resolved: Resolved<Token>) {
         match resolved {
-            Resolved::Taken { token: Token { receipt: Some(receipt), .. }, .. } => {
+            Resolved::Taken { token: Some(receipt), .. } => {
                 if self.arrivals.stored(receipt) {
                     self.acknowledge(receipt.packet, receipt.qos);
                 }
             }
             Resolved::Taken { .. } => {}
-            // It cannot run, and must not be lost either: a dead letter.
-            Resolved::Never { token: Token { receipt, message: Some(message) }, refusal } => {
-                let kept = unreadable(&self.settings.form, &message, refusal.to_string());
-                self.window.quarantine(*kept, Token { receipt, message: None });
-            }
             // Told to stop, or not even a dead letter. What is not acknowledged comes again with the session.
             Resolved::GiveBack { token, refusal, .. } | Resolved::Never { token, refusal } => {
-                if token.receipt.is_none() {
+                if token.is_none() {
                     self.ctx.health.dropped(1);
                 }
                 self.problem(format!("a message was not taken: {refusal}"));

@@ -47,7 +47,7 @@ pub(crate) fn event_from_stream(
     let Place { stream, life, sequence, taken } = place;
     let event = form
         .message(message.subject.as_str(), message.payload)
-        .own("X-Nats-Stream", stream.to_owned())
+        .own("X-Nats-Stream", stream)
         .own("X-Nats-Sequence", sequence.to_string())
         .time(taken)
         .id(&[
@@ -70,7 +70,7 @@ fn with_fields<'a>(event: Incoming<'a>, headers: Option<&HeaderMap>) -> Incoming
     // Stable: what one name was given keeps its order.
     fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
     fields.into_iter().fold(event, |event, (name, value)| {
-        let value = value.as_bytes().to_vec();
+        let value = value.as_bytes();
         if name.eq_ignore_ascii_case("content-type") {
             event.content_type(value)
         } else {

@@ -447,11 +447,11 @@ impl Session {
             ),
         };
         let event = event_from_stream(&self.source.settings.common.form, message.message, place);
-        let (kept, weight) = match &event {
-            Ok(event) => (Some(kept(event)), event.body.len() + event.headers.bytes()),
-            Err(unreadable) => (None, unreadable.raw.len() + unreadable.headers.bytes()),
+        let weight = match &event {
+            Ok(event) => event.body.len() + event.headers.bytes(),
+            Err(unreadable) => unreadable.raw.len() + unreadable.headers.bytes(),
         };
-        let number = self.held.take(reply, kept, bytes, now);
+        let number = self.held.take(reply, bytes, now);
         self.stash.push_back(Stashed { number, weight, event });
         Ok(())
     }
@@ -481,19 +481,11 @@ impl Session {
                 self.quiet_until = Some(Instant::now() + after);
                 self.give_back(token, Some(after)).await
             }
-            // It cannot run, and must not be lost either: a dead letter.
-            Resolved::Never { token, refusal } => match self.held.keep_instead(token) {
-                Some(mut kept) => {
-                    kept.why = refusal.to_string().into();
-                    self.window.quarantine(*kept, token);
-                    Ok(())
-                }
-                None => {
-                    warn!(source = %self.source.name, %refusal, "a message could not even be kept as a dead letter");
-                    self.ctx.health.problem(refusal);
-                    self.give_back(token, Some(UNWANTED)).await
-                }
-            },
+            Resolved::Never { token, refusal } => {
+                warn!(source = %self.source.name, %refusal, "a message could not even be kept as a dead letter");
+                self.ctx.health.problem(refusal);
+                self.give_back(token, Some(UNWANTED)).await
+            }
         }
     }
 
@@ -588,19 +580,6 @@ impl Session {
     fn moved(&self, what: &str) -> SourceError {
         self.broken(format!("{what}: it is read from its start, as the settings say"))
     }
-}
-
-/// The same as a dead letter.
-fn kept(event: &Event) -> Box<Quarantined> {
-    Box::new(Quarantined {
-        source: event.source.clone(),
-        topic: Some(event.topic.clone()),
-        headers: event.headers.clone(),
-        raw: event.body.clone(),
-        why: Box::default(),
-        dedup: event.dedup.clone(),
-        position: None,
-    })
 }
 
 /// Acknowledges, and waits until the server has heard it. Sent again when it is not confirmed: one that got lost would

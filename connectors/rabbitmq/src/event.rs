@@ -38,7 +38,7 @@ pub(crate) fn event_from(
     let body = Bytes::from(body);
     let mut event = form.message(queue, body.clone()).own("X-Connector", "openfaasltd/rabbitmq-connector");
     if let Some(id) = id {
-        event = event.own("X-Rabbitmq-Msg-Id", id.to_owned());
+        event = event.own("X-Rabbitmq-Msg-Id", id);
     }
     event = event.own("X-Rabbitmq-Routing-Key", message.routing_key.to_string());
     if !message.exchange.as_str().is_empty() {

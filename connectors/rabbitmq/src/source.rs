@@ -166,8 +166,6 @@ struct Token {
     queue: Arc<str>,
     life: u64,
     acker: Acker,
-    /// The message as a dead letter, should it never be taken.
-    kept: Option<Box<Quarantined>>,
 }
 
 struct Stashed {
@@ -536,18 +534,7 @@ impl Session {
         self.resize_if_worth_it(life);
         let settings = &self.source.settings;
         let event = event_from(&settings.common.form, &queue, message, settings.deduplicate);
-        let kept = event.as_ref().ok().map(|event| {
-            Box::new(Quarantined {
-                source: event.source.clone(),
-                topic: Some(event.topic.clone()),
-                headers: event.headers.clone(),
-                raw: event.body.clone(),
-                why: Box::default(),
-                dedup: event.dedup.clone(),
-                position: None,
-            })
-        });
-        self.stash = Some(Stashed { token: Token { queue, life, acker, kept }, event });
+        self.stash = Some(Stashed { token: Token { queue, life, acker }, event });
     }
 
     /// Asks for a queue's messages anew where another prefetch fits them better. The messages sent so far come first.
@@ -597,11 +584,6 @@ impl Session {
             }
             // Refused for good by a stop: it goes back with its channel.
             Resolved::GiveBack { token, .. } => self.let_go(token.life),
-            Resolved::Never { token: Token { kept: Some(mut kept), queue, life, acker }, refusal } => {
-                // It cannot run, and must not be lost either.
-                kept.why = refusal.to_string().into();
-                self.window.quarantine_on(life, *kept, Token { queue, life, acker, kept: None });
-            }
             Resolved::Never { token, refusal } => {
                 // Given back it would come again at once. So it stays unacknowledged, until its channel is closed.
                 warn!(source = %self.source.name, queue = %token.queue, %refusal, "a message could not even be kept as a dead letter");

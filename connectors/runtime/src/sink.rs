@@ -14,23 +14,21 @@ pub(crate) struct CountedSink {
 
 #[async_trait]
 impl EventSink for CountedSink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
-        let topic = event.topic.clone();
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         let receipt = self.inner.publish(event).await?;
-        self.board.answered(&topic, &receipt);
+        self.board.answered(&event.topic, &receipt);
         Ok(receipt)
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         let receipt = self.inner.quarantine(message).await?;
         self.board.quarantined(&receipt);
         Ok(receipt)
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
-        let messages = range.messages;
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
         let receipt = self.inner.lost(range).await?;
-        self.board.lost(messages, &receipt);
+        self.board.lost(range.messages, &receipt);
         Ok(receipt)
     }
 }

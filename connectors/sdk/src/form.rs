@@ -1,5 +1,7 @@
 //! How messages of one source become events: what is the same for every kind of upstream.
 
+use std::borrow::Cow;
+
 use broker_model::event::CloudEvent;
 use broker_model::intake::{Lost, Quarantined};
 use broker_model::names::NameError;
@@ -12,6 +14,10 @@ use crate::header_policy::HeaderPolicy;
 use crate::s3;
 use crate::settings::Reader;
 use crate::topic_map::TopicMap;
+
+/// What memory is taken for at once: enough for what most messages say.
+const FIELDS: usize = 8;
+const FIELD_BYTES: usize = 256;
 
 /// The settings every source has for that: `content_type`, `headers`, `topic_map`, `cloud_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +73,9 @@ impl EventForm {
         Incoming {
             form: self,
             topic: Topic::parse(&self.topic_map.topic(name)),
-            headers: Headers::new(),
+            headers: Headers::with_capacity(FIELDS, FIELD_BYTES),
             content_type: None,
-            attributes: Vec::new(),
+            attributes: Headers::new(),
             cloud_event: CloudEvent {
                 kind: Some(format!("evoke.{}.message", self.kind).into()),
                 ..CloudEvent::default()
@@ -106,9 +112,9 @@ pub struct Incoming<'a> {
     form: &'a EventForm,
     topic: Result<Topic, NameError>,
     headers: Headers,
-    content_type: Option<Bytes>,
+    content_type: Option<Box<[u8]>>,
     /// CloudEvents attributes of the message's own.
-    attributes: Vec<(String, Bytes)>,
+    attributes: Headers,
     cloud_event: CloudEvent,
     body: Bytes,
     time: Option<Timestamp>,
@@ -120,9 +126,9 @@ impl Incoming<'_> {
     /// What the connector says itself (`X-Kafka-Offset`). A value that HTTP cannot carry is left out, because the call
     /// would fail at every attempt.
     #[must_use]
-    pub fn own(mut self, name: &str, value: impl Into<Bytes>) -> Self {
-        let value = value.into();
-        if carriable(&value) {
+    pub fn own(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if carriable(value) {
             self.headers.append(&token(name), value);
         }
         self
@@ -132,11 +138,11 @@ impl Incoming<'_> {
     /// no publisher can pass for the gateway or a caller. One that holds a CloudEvents attribute in a protocol's binding
     /// (`ce-id`, `ce_id`, `cloudEvents:id`) becomes `ce-id` as well.
     #[must_use]
-    pub fn field(mut self, prefix: &str, name: &str, value: impl Into<Bytes>) -> Self {
-        let value = value.into();
-        if carriable(&value) && self.form.headers.passes(name) {
+    pub fn field(mut self, prefix: &str, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if carriable(value) && self.form.headers.passes(name) {
             if let Some(attribute) = attribute(name) {
-                self.attributes.push((attribute, value.clone()));
+                self.attributes.append(attribute, value);
             }
             self.headers.append(&token(&format!("{prefix}{name}")), value);
         }
@@ -150,20 +156,20 @@ impl Incoming<'_> {
 
     /// A CloudEvents attribute of the message, where its binding says so otherwise than by a header's name.
     #[must_use]
-    pub fn attribute(mut self, name: &str, value: impl Into<Bytes>) -> Self {
-        let value = value.into();
-        if carriable(&value) {
-            self.attributes.push((token(&name.to_ascii_lowercase()), value));
+    pub fn attribute(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if carriable(value) {
+            self.attributes.append(&token(name), value);
         }
         self
     }
 
     /// The message's own Content-Type; where it says none, `content_type` of the settings stands.
     #[must_use]
-    pub fn content_type(mut self, value: impl Into<Bytes>) -> Self {
-        let value = value.into();
-        if carriable(&value) && !value.is_empty() {
-            self.content_type = Some(value);
+    pub fn content_type(mut self, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        if carriable(value) && !value.is_empty() {
+            self.content_type = Some(value.into());
         }
         self
     }
@@ -187,10 +193,9 @@ impl Incoming<'_> {
     #[must_use]
     pub fn position(mut self, position: Position) -> Self {
         let Position { partition, offset } = &position;
-        let mut id = format!("{}:{}:{offset}", partition.stream(), partition.number());
-        if !partition.incarnation().is_empty() {
-            id = format!("{id}@{}", partition.incarnation());
-        }
+        let at = if partition.incarnation().is_empty() { "" } else { "@" };
+        let id =
+            format!("{}:{}:{offset}{at}{}", partition.stream(), partition.number(), partition.incarnation());
         self.cloud_event.id = Some(id.into());
         self.position = Some(position);
         self
@@ -262,14 +267,14 @@ impl Incoming<'_> {
 
     fn all_headers(&mut self) -> Headers {
         let mut headers = std::mem::take(&mut self.headers);
-        let default = self.form.content_type.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
-        if let Some(value) = self.content_type.take().or(default) {
+        let default = self.form.content_type.as_deref().map(str::as_bytes);
+        if let Some(value) = self.content_type.as_deref().or(default) {
             headers.append("content-type", value);
         }
         // Half an event description is none.
-        let has = |name: &str| self.attributes.iter().any(|(attribute, _)| attribute == name);
-        if ["specversion", "id", "source", "type"].into_iter().all(has) {
-            for (name, value) in std::mem::take(&mut self.attributes) {
+        if ["specversion", "id", "source", "type"].into_iter().all(|name| self.attributes.get(name).is_some())
+        {
+            for (name, value) in self.attributes.iter() {
                 headers.append(&format!("ce-{name}"), value);
             }
         }
@@ -278,13 +283,14 @@ impl Incoming<'_> {
 }
 
 /// The CloudEvents attribute a field holds, in the bindings of Kafka, NATS and AMQP.
-fn attribute(name: &str) -> Option<String> {
-    let lower = name.to_ascii_lowercase();
-    let attribute = ["ce-", "ce_", "cloudevents:", "cloudevents_"]
-        .iter()
-        .find_map(|prefix| lower.strip_prefix(prefix))?;
+fn attribute(name: &str) -> Option<&str> {
+    let after = |prefix: &str| {
+        let (begin, rest) = name.split_at_checked(prefix.len())?;
+        begin.eq_ignore_ascii_case(prefix).then_some(rest)
+    };
+    let attribute = ["ce-", "ce_", "cloudevents:", "cloudevents_"].into_iter().find_map(after)?;
     let is_name = !attribute.is_empty() && attribute.bytes().all(|b| b.is_ascii_alphanumeric());
-    is_name.then(|| attribute.to_owned())
+    is_name.then_some(attribute)
 }
 
 /// Whether HTTP can carry the value.
@@ -293,10 +299,20 @@ fn carriable(value: &[u8]) -> bool {
 }
 
 /// A name as HTTP can write it: what it cannot becomes `-`.
-fn token(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c) { c } else { '-' })
-        .collect()
+fn token(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| is_of_token(byte.into())) {
+        return Cow::Borrowed(name);
+    }
+    name.chars().map(|c| if is_of_token(c) { c } else { '-' }).collect()
+}
+
+/// Source: RFC 9110 §5.6.2.
+fn is_of_token(c: char) -> bool {
+    c.is_ascii_alphanumeric()
+        || matches!(
+            c,
+            '!' | '#' | '$' | '%' | '&' | '\'' | '*' | '+' | '-' | '.' | '^' | '_' | '`' | '|' | '~'
+        )
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@
 //! restart itself: it returns a [`SourceError`], and the runtime starts it again.
 //!
 //! In reading order: [`connector`], [`source`], [`settings`] with [`common`], [`form`] (message → event: [`header_policy`],
-//! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] and [`tracker`], [`health`] and [`series`],
+//! [`topic_map`], [`dedup`]), [`mod@wishes`] (what to listen to), [`window`] with [`mod@dead_letter`] and [`tracker`], [`health`] and [`series`],
 //! [`retries`], [`tls`], [`secret`], [`byte_size`], [`s3`], [`sns`]; `receiver`, a cargo feature, is for sources that listen, and
 //! [`schedules`] for one kind alone.
 
 pub mod byte_size;
 pub mod common;
 pub mod connector;
+pub mod dead_letter;
 pub mod dedup;
 pub mod form;
 pub mod header_policy;
@@ -64,6 +65,7 @@ pub use broker_model::{
 pub use byte_size::ByteSize;
 pub use common::Common;
 pub use connector::Connector;
+pub use dead_letter::dead_letter;
 pub use dedup::dedup_key;
 pub use form::{EventForm, Incoming};
 pub use header_policy::HeaderPolicy;

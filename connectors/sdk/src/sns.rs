@@ -168,17 +168,15 @@ impl SnsMessage {
     /// recognised there, and where the envelope stays [`Incoming::notified`] says it.
     #[must_use]
     pub fn describe<'a>(&self, incoming: Incoming<'a>) -> Incoming<'a> {
-        let mut incoming = incoming
-            .own("X-Sns-Message-Id", self.message_id.clone())
-            .own("X-Sns-Arn", self.topic_arn.clone());
+        let mut incoming =
+            incoming.own("X-Sns-Message-Id", &self.message_id).own("X-Sns-Arn", &self.topic_arn);
         if let Some(subject) = &self.subject {
-            incoming = incoming.own("X-Sns-Subject", subject.clone());
+            incoming = incoming.own("X-Sns-Subject", subject);
         }
         for SnsAttribute { name, kind, value } in &self.attributes {
             if incoming.passes(name) {
-                incoming = incoming
-                    .field("X-Sns-Attr-", name, value.clone())
-                    .own(&format!("X-Sns-Attr-{name}-Type"), kind.clone());
+                incoming =
+                    incoming.field("X-Sns-Attr-", name, value).own(&format!("X-Sns-Attr-{name}-Type"), kind);
             }
         }
         incoming

@@ -55,7 +55,7 @@ impl SourceContext {
     ///
     /// # Errors
     /// [`Refusal`]: nothing was taken.
-    pub async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    pub async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         self.health.received(1);
         let answer = self.events.publish(event).await;
         if answer.is_err() {

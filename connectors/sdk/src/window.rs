@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use broker_model::intake::{Lost, Quarantined};
 use broker_model::{Backoff, Event, EventSink, Jitter, Receipt, Refusal, Retry};
 
+use crate::dead_letter::dead_letter;
 use crate::health::Health;
 use crate::source::SourceContext;
 use crate::tracker::{Order, Ticket, Tracker, WindowLimits};
@@ -38,7 +39,7 @@ pub enum Resolved<A> {
         /// The broker's word.
         refusal: Refusal,
     },
-    /// It will never be taken, however often it is offered.
+    /// It will never be taken, however often it is offered, and not even as a dead letter.
     Never {
         /// The source's own.
         token: A,
@@ -134,13 +135,16 @@ impl<A: Send + 'static> AckWindow<A> {
     }
 
     /// Begins to publish an event. `token` comes back when it resolves.
+    ///
+    /// An event that the broker will never take (it is too large, or its id was another's) becomes a dead letter in its
+    /// place, and is taken as such: it cannot run, and must not be lost either.
     pub fn publish(&mut self, event: Event, token: A) {
         self.publish_on(0, event, token);
     }
 
     /// As [`AckWindow::publish`], on a lane (a partition) of its own. Lanes mean nothing to an unordered window.
     pub fn publish_on(&mut self, lane: u64, event: Event, token: A) {
-        self.begin(lane, weight(&event), Message::Event(event), token);
+        self.begin(lane, weight(&event), Message::Event(Box::new(event)), token);
     }
 
     /// Begins to put a message into custody that could not be read.
@@ -151,12 +155,12 @@ impl<A: Send + 'static> AckWindow<A> {
     /// As [`AckWindow::quarantine`], on a lane of its own.
     pub fn quarantine_on(&mut self, lane: u64, message: Quarantined, token: A) {
         let weight = message.raw.len() + message.headers.bytes();
-        self.begin(lane, weight, Message::Unreadable(message), token);
+        self.begin(lane, weight, Message::Unreadable(Box::new(message)), token);
     }
 
     /// Begins to record messages that the upstream discarded, in their place among the others of the lane.
     pub fn lost_on(&mut self, lane: u64, range: Lost, token: A) {
-        self.begin(lane, 0, Message::Lost(range), token);
+        self.begin(lane, 0, Message::Lost(Box::new(range)), token);
     }
 
     /// Lets go of everything in flight on a lane that is no longer ours (a partition given to another replica): what is
@@ -234,34 +238,37 @@ impl<A: Send + 'static> AckWindow<A> {
     }
 }
 
-/// What is on its way.
+/// What is on its way. Boxed, because the future that carries it is moved.
 enum Message {
-    Event(Event),
-    Unreadable(Quarantined),
-    Lost(Lost),
+    Event(Box<Event>),
+    Unreadable(Box<Quarantined>),
+    Lost(Box<Lost>),
 }
 
 /// Offers a message until it is taken, will never be, or is to be given back.
 async fn offer(
     events: &dyn EventSink,
-    message: Message,
+    mut message: Message,
     on_refusal: OnRefusal,
     closing: &CancellationToken,
 ) -> Result<Receipt, Refusal> {
     let mut refusals = 0;
     loop {
-        // The clone is cheap: the body and header values are shared.
-        let refusal = match &message {
-            Message::Event(event) => events.publish(event.clone()).await,
-            Message::Unreadable(message) => events.quarantine(message.clone()).await,
-            Message::Lost(range) => events.lost(range.clone()).await,
+        let answer = match &message {
+            Message::Event(event) => events.publish(event).await,
+            Message::Unreadable(message) => events.quarantine(message).await,
+            Message::Lost(range) => events.lost(range).await,
         };
-        let refusal = match refusal {
+        let refusal = match answer {
             Ok(receipt) => return Ok(receipt),
             Err(refusal) => refusal,
         };
         let at_least = match refusal.retry() {
-            Retry::Never => return Err(refusal),
+            Retry::Never => {
+                let Message::Event(event) = message else { return Err(refusal) };
+                message = Message::Unreadable(Box::new(dead_letter(*event, &refusal)));
+                continue;
+            }
             Retry::Soon => Duration::ZERO,
             Retry::After(wait) => wait,
         };

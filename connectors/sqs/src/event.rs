@@ -1,7 +1,5 @@
 //! A message of SQS as an event.
 
-use std::fmt;
-
 use aws_sdk_sqs::types::{Message, MessageAttributeValue, MessageSystemAttributeName};
 use base64::Engine as _;
 use base64::alphabet;
@@ -121,17 +119,6 @@ pub(crate) fn event_from(
     }
 }
 
-/// A message that the broker will never take, as it goes to the dead letters: whole.
-pub(crate) fn refused(
-    form: &EventForm,
-    queue: &Queue,
-    name: &str,
-    message: &Received,
-    why: impl fmt::Display,
-) -> Box<Quarantined> {
-    described(form, queue, name, message, message.body.clone()).unreadable(why.to_string())
-}
-
 fn described<'a>(
     form: &'a EventForm,
     queue: &Queue,
@@ -142,16 +129,16 @@ fn described<'a>(
     let mut incoming = form
         .message(name, body)
         .own("X-Connector", CONNECTOR)
-        .own("X-Sqs-Message-Id", message.id.clone())
-        .own("X-Sqs-Queue-Url", queue.url.to_string())
+        .own("X-Sqs-Message-Id", &message.id)
+        .own("X-Sqs-Queue-Url", &*queue.url)
         // The name is part of it: under another name of the same queue it is another event.
         .id(&[name.as_bytes(), message.id.as_bytes()])
         .described(|event| event.id = Some(message.id.as_str().into()));
     if let (true, Some(group)) = (queue.fifo, &message.group) {
-        incoming = incoming.own("X-Sqs-Message-Group-Id", group.clone());
+        incoming = incoming.own("X-Sqs-Message-Group-Id", group);
     }
     if let Some(sequence) = &message.sequence {
-        incoming = incoming.own("X-Sqs-Sequence-Number", sequence.clone());
+        incoming = incoming.own("X-Sqs-Sequence-Number", sequence);
     }
     if let Some(sent) = message.sent {
         incoming = incoming.time(sent);

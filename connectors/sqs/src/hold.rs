@@ -26,22 +26,13 @@ pub(crate) struct Held {
     pub(crate) message: Received,
     /// How many of its events are on their way into the broker.
     pub(crate) publishing: usize,
-    /// What the broker said of those that it did not take.
-    pub(crate) outcome: Outcome,
+    /// One of them was refused: the wait that the broker asked for.
+    pub(crate) give_back: Option<Duration>,
     received: Instant,
     /// When others may see it again.
     visible: Instant,
     /// When that is to be put off.
     due: Option<Instant>,
-}
-
-/// What is to become of a message, as far as its events are settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    /// An event was refused: the wait that the broker asked for.
-    pub(crate) give_back: Option<Duration>,
-    /// It goes, or went, to the dead letters whole.
-    pub(crate) quarantined: bool,
 }
 
 /// Where order is kept: a group of a FIFO queue.
@@ -113,7 +104,7 @@ impl Hold {
             queue,
             message,
             publishing: 0,
-            outcome: Outcome::default(),
+            give_back: None,
             received: asked,
             visible: now + self.visibility.duration(),
             due: Some(due),

@@ -18,7 +18,7 @@ use connectors_sdk::{
 };
 
 use crate::client::{Answer, Client};
-use crate::event::{Received, event_from, refused};
+use crate::event::{Received, event_from};
 use crate::hold::{Hold, Serial};
 use crate::names::{self, Queue};
 use crate::outbox::{Hide, Outbox};
@@ -76,14 +76,6 @@ fn unreached(upstream: String, failure: Failure) -> SourceError {
     }
 }
 
-/// What the window gives back of a message.
-#[derive(Clone, Copy, Debug)]
-struct Token {
-    serial: Serial,
-    /// It is the whole message on its way to the dead letters, not an event of it.
-    letter: bool,
-}
-
 /// A request for messages that came to its end.
 struct Polled {
     queue: Arc<Queue>,
@@ -113,7 +105,7 @@ struct Session {
     demand: watch::Receiver<Demand>,
     queues: Queues,
     hold: Hold,
-    window: AckWindow<Token>,
+    window: AckWindow<Serial>,
     /// By the paths of the queues.
     outboxes: BTreeMap<Box<str>, Outbox>,
     polls: FuturesUnordered<BoxFuture<'static, (u64, Option<Polled>)>>,
@@ -255,10 +247,10 @@ impl Session {
                 held.publishing += 1;
                 let (form, body) = (&self.settings.common.form, self.settings.body);
                 match event_from(form, body, &held.queue, &name, &held.message) {
-                    Ok(event) => self.window.publish(event, Token { serial, letter: false }),
+                    Ok(event) => self.window.publish(event, serial),
                     Err(unreadable) => {
                         // The message itself: once, whatever its names.
-                        self.window.quarantine(*unreadable, Token { serial, letter: true });
+                        self.window.quarantine(*unreadable, serial);
                         break;
                     }
                 }
@@ -267,43 +259,31 @@ impl Session {
     }
 
     /// Something of a message is settled. Once all of it is, the message is deleted or given back.
-    fn settle(&mut self, resolved: Resolved<Token>) {
+    fn settle(&mut self, resolved: Resolved<Serial>) {
         let now = Instant::now();
-        let (Resolved::Taken { token, .. }
-        | Resolved::GiveBack { token, .. }
-        | Resolved::Never { token, .. }) = &resolved;
-        let serial = token.serial;
+        let (Resolved::Taken { token: serial, .. }
+        | Resolved::GiveBack { token: serial, .. }
+        | Resolved::Never { token: serial, .. }) = resolved;
         let Some(held) = self.hold.get_mut(serial) else { return };
         held.publishing -= 1;
         match resolved {
             Resolved::Taken { .. } => {}
             Resolved::GiveBack { after, .. } => {
-                held.outcome.give_back = held.outcome.give_back.max(Some(after));
+                held.give_back = held.give_back.max(Some(after));
                 // What is asked for now would come to the same.
                 self.rests_until = self.rests_until.max(now + after);
-            }
-            Resolved::Never { token: Token { letter: false, .. }, refusal } => {
-                if !std::mem::replace(&mut held.outcome.quarantined, true) {
-                    // It cannot run, and must not be lost either.
-                    let name = held.queue.name.to_string();
-                    let form = &self.settings.common.form;
-                    let letter = refused(form, &held.queue, &name, &held.message, refusal);
-                    held.publishing += 1;
-                    self.window.quarantine(*letter, Token { serial, letter: true });
-                }
             }
             Resolved::Never { refusal, .. } => {
                 warn!(source = %self.name, %refusal, "a message of SQS could not even be kept as a dead letter");
                 self.ctx.health.problem(refusal);
-                held.outcome.give_back =
-                    held.outcome.give_back.max(Some(self.settings.visibility.duration()));
+                held.give_back = held.give_back.max(Some(self.settings.visibility.duration()));
             }
         }
         if held.publishing > 0 {
             return;
         }
         let queue = held.queue.clone();
-        match held.outcome.give_back {
+        match held.give_back {
             None => {
                 self.hold.taken(serial);
                 self.outbox(&queue).deletes.push(serial);

@@ -75,9 +75,8 @@ impl Request<'_> {
     }
 
     fn with_place<'s>(&'s self, incoming: Incoming<'s>) -> Incoming<'s> {
-        let incoming = incoming
-            .own("X-Webhook-Endpoint", self.endpoint.name.clone())
-            .own("X-Webhook-Path", self.path.to_owned());
+        let incoming =
+            incoming.own("X-Webhook-Endpoint", &*self.endpoint.name).own("X-Webhook-Path", self.path);
         match self.query.and_then(harmless) {
             Some(query) => incoming.own("X-Webhook-Query", query),
             None => incoming,
@@ -236,7 +235,7 @@ mod tests {
         };
         let event = request.message(None, |incoming| incoming).outcome.unwrap();
         let headers = event.headers.iter();
-        let text = |value: &Bytes| String::from_utf8(value.to_vec()).unwrap();
+        let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
         headers.map(|(name, value)| (name.to_owned(), text(value))).skip(2).collect()
     }
 

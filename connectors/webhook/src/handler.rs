@@ -169,8 +169,8 @@ impl Webhooks {
             return Ok(Receipt::default());
         }
         match message.outcome {
-            Ok(event) => self.custody.event(event).await,
-            Err(unreadable) => self.custody.unreadable(*unreadable).await,
+            Ok(event) => self.custody.event(&event).await,
+            Err(unreadable) => self.custody.unreadable(&unreadable).await,
         }
     }
 }

@@ -293,10 +293,8 @@ fn raw(request: &Request<'_>) -> Message {
     let field = |name: &str| text(request.headers, name).unwrap_or_default();
     let (id, arn) = (field("x-amz-sns-message-id"), field("x-amz-sns-topic-arn"));
     request.message_of(request.body.clone(), Some(arn), |incoming| {
-        let incoming = incoming
-            .own("X-Connector", CONNECTOR)
-            .own("X-Sns-Message-Id", id.to_owned())
-            .own("X-Sns-Arn", arn.to_owned());
+        let incoming =
+            incoming.own("X-Connector", CONNECTOR).own("X-Sns-Message-Id", id).own("X-Sns-Arn", arn);
         if id.is_empty() { incoming } else { incoming.id(&[request.endpoint.name.as_bytes(), id.as_bytes()]) }
     })
 }

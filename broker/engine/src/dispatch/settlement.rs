@@ -95,21 +95,20 @@ pub(crate) async fn copy(
     };
     let mut fields = Headers::new();
     if let Some(content_type) = invocation.headers.get("content-type") {
-        fields.append("content-type", content_type.clone());
+        fields.append("content-type", content_type);
     }
     if let Some(encoding) = invocation.headers.get("content-encoding") {
-        fields.append("content-encoding", encoding.clone());
+        fields.append("content-encoding", encoding);
     }
-    fields.append("x-call-id", invocation.call_id.as_str().to_owned());
+    fields.append("x-call-id", invocation.call_id.as_str());
     fields.append("evoke-dead-letter-id", invocation.id.to_string());
     fields.append("evoke-dead-letter-reason", death.reason.as_str());
-    fields.append("evoke-dead-letter-detail", headers::field_text(death.detail));
+    fields.append("evoke-dead-letter-detail", headers::field_text(death.detail).as_bytes());
     fields.append("evoke-dead-letter-target", invocation.target.kind());
     match &invocation.target {
-        Target::Function(call) => fields.append("x-function-name", call.written.to_string()),
-        Target::Callback(call) => {
-            fields.append("evoke-dead-letter-url", headers::field_text(without_secrets(&call.url).as_str()))
-        }
+        Target::Function(call) => fields.append("x-function-name", &*call.written),
+        Target::Callback(call) => fields
+            .append("evoke-dead-letter-url", headers::field_text(&without_secrets(&call.url)).as_bytes()),
         Target::Nobody => {}
     }
     if let Some(status) = death.last.and_then(Outcome::status) {

@@ -5,11 +5,11 @@
 //! `X-Connector`, `X-Topic`, the connector's own and CloudEvents' fields. Added at each delivery, so that they are of
 //! that attempt: `User-Agent`, `X-Call-Id`, `Evoke-Invocation-Id`, `Evoke-Attempt`, `traceparent`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
@@ -41,7 +41,7 @@ const HOP_BY_HOP: [&str; 10] = [
 const OURS: [&str; 2] = ["idempotency-key", "prefer"];
 
 /// The names a `Connection` field lists; they are of one hop as well.
-fn listed<'a>(values: impl Iterator<Item = &'a Bytes>) -> Vec<String> {
+fn listed<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     values
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))
@@ -78,10 +78,10 @@ pub(crate) fn stored_of_event(event: &Event, cloud_events: bool) -> Headers {
     if event.fire.is_none() {
         stored.append("x-connector", "connector-sdk");
     }
-    stored.append("x-topic", field_text(event.topic.as_str()));
+    stored.append("x-topic", field_text(event.topic.as_str()).as_bytes());
     for (name, value) in own() {
         if name != "x-topic" {
-            stored.append(name, value.clone());
+            stored.append(name, value);
         }
     }
     // A message that is a CloudEvent already keeps its own attributes.
@@ -89,13 +89,15 @@ pub(crate) fn stored_of_event(event: &Event, cloud_events: bool) -> Headers {
     if let Some(CloudEvent { id, source, kind, subject }) = described
         && own().all(|(name, _)| !name.starts_with("ce-"))
     {
-        let text = |text: &Option<Box<str>>| text.as_deref().map(field_text);
-        let otherwise = || cloud_event_id(event.dedup.as_ref()).into();
-        stored.append("ce-specversion", "1.0");
-        stored.append("ce-id", text(id).unwrap_or_else(otherwise));
-        stored.append("ce-source", text(source).unwrap_or_else(|| format!("/evoke/{}", event.source).into()));
-        stored.append("ce-type", text(kind).unwrap_or_else(|| "evoke.event".into()));
-        stored.append("ce-subject", text(subject).unwrap_or_else(|| field_text(event.topic.as_str())));
+        let mut say = |name, own: &Option<Box<str>>, otherwise: &dyn Fn() -> String| {
+            let text = own.as_deref().map_or_else(|| Cow::Owned(otherwise()), field_text);
+            stored.append(name, text.as_bytes());
+        };
+        say("ce-specversion", &None, &|| "1.0".into());
+        say("ce-id", id, &|| cloud_event_id(event.dedup.as_ref()));
+        say("ce-source", source, &|| format!("/evoke/{}", event.source));
+        say("ce-type", kind, &|| "evoke.event".into());
+        say("ce-subject", subject, &|| field_text(event.topic.as_str()).into_owned());
         if let Some(time) = event.time.and_then(rfc3339) {
             stored.append("ce-time", time);
         }
@@ -121,9 +123,9 @@ fn rfc3339(time: Timestamp) -> Option<String> {
 }
 
 /// A text as a header value: control characters and `%` percent-encoded where there are any, all else as it is.
-pub(crate) fn field_text(text: &str) -> Bytes {
+pub(crate) fn field_text(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|b| b >= 0x20 && b != 0x7f) {
-        return Bytes::copy_from_slice(text.as_bytes());
+        return Cow::Borrowed(text);
     }
     let mut encoded = String::with_capacity(text.len() + 8);
     for c in text.chars() {
@@ -161,7 +163,7 @@ fn as_stored(headers: &Headers) -> HeaderMap {
         }
         // What cannot be a header any more (a damaged record) is left out: the call matters more.
         if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(value.clone()))
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
         {
             map.append(name, value);
         }
@@ -236,8 +238,8 @@ pub(crate) fn of_callback(answer: Option<&HeaderMap>, told: &Told<'_>) -> Header
     headers.remove("x-callback-url");
     headers.set("x-duration-seconds", format!("{:.6}", told.duration.as_secs_f64()));
     headers.set("x-function-status", format!("{:03}", told.status.unwrap_or(503)));
-    headers.set("x-function-name", Bytes::copy_from_slice(told.function.as_bytes()));
-    headers.set("x-call-id", Bytes::copy_from_slice(told.call_id.as_str().as_bytes()));
+    headers.set("x-function-name", told.function);
+    headers.set("x-call-id", told.call_id.as_str());
     headers.set("x-retry", told.retries.to_string());
     headers.set("x-retry-max", told.max_retries.to_string());
     if told.truncated {
@@ -258,7 +260,7 @@ pub(crate) fn of_answer(answer: &HeaderMap) -> Headers {
     answer
         .iter()
         .filter(|(name, _)| passes(name.as_str(), &listed))
-        .map(|(name, value)| (name.as_str(), Bytes::copy_from_slice(value.as_bytes())))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect()
 }
 
@@ -297,6 +299,8 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use broker_model::event::Fingerprint;
     use broker_model::topic::Wildcards;
     use broker_model::{SourceName, Topic};
@@ -353,9 +357,8 @@ mod tests {
     fn an_event_is_stored_with_the_sdks_fields_first_and_the_connectors_behind() {
         let stored = stored_of_event(&event(), true);
 
-        let connectors: Vec<_> =
-            stored.iter().filter(|(n, _)| *n == "x-connector").map(|(_, v)| v.clone()).collect();
-        assert_eq!(connectors, ["connector-sdk", "openfaasltd/x"]);
+        let connectors: Vec<_> = stored.iter().filter(|(n, _)| *n == "x-connector").map(|(_, v)| v).collect();
+        assert_eq!(connectors, ["connector-sdk".as_bytes(), b"openfaasltd/x"]);
         assert_eq!(stored.text("x-topic"), Some("orders.created"));
         assert_eq!(stored.text("ce-id"), Some("00000000000000000000000000000007"));
         assert_eq!(stored.text("ce-source"), Some("/evoke/bus"));

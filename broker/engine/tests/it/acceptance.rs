@@ -34,7 +34,7 @@ async fn an_event_becomes_one_invocation_for_each_function_that_wants_it() {
     let script = working();
     let broker = start(&script).await;
 
-    let receipt = broker.engine.intake().publish(event("orders")).await.unwrap();
+    let receipt = broker.engine.intake().publish(&event("orders")).await.unwrap();
 
     let names: Vec<_> = receipt.invocations.iter().map(|(function, _)| function.name()).collect();
     assert_eq!(names, ["a", "b"]);
@@ -58,13 +58,13 @@ async fn a_redelivered_event_makes_no_second_invocation() {
     let mut orders = event("orders");
     orders.dedup = Some(DedupKey { scope: "bus".into(), key: Fingerprint(1), request: Fingerprint(1) });
 
-    let first = broker.engine.intake().publish(orders.clone()).await.unwrap();
-    let again = broker.engine.intake().publish(orders.clone()).await.unwrap();
+    let first = broker.engine.intake().publish(&orders).await.unwrap();
+    let again = broker.engine.intake().publish(&orders).await.unwrap();
 
     assert!(again.duplicate && !first.duplicate);
     assert_eq!(again.invocations, first.invocations);
     orders.dedup.as_mut().unwrap().request = Fingerprint(2);
-    assert!(matches!(broker.engine.intake().publish(orders).await, Err(Refusal::KeyReused)));
+    assert!(matches!(broker.engine.intake().publish(&orders).await, Err(Refusal::KeyReused)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,10 +81,10 @@ async fn an_event_with_a_position_is_known_by_it_alone() {
         ..event(topic)
     };
 
-    let first = intake.publish(at("orders", 0)).await.unwrap();
-    let again = intake.publish(at("orders", 0)).await.unwrap();
-    let next = intake.publish(at("orders", 1)).await.unwrap();
-    let nobody = intake.publish(at("nobody", 2)).await.unwrap();
+    let first = intake.publish(&at("orders", 0)).await.unwrap();
+    let again = intake.publish(&at("orders", 0)).await.unwrap();
+    let next = intake.publish(&at("orders", 1)).await.unwrap();
+    let nobody = intake.publish(&at("nobody", 2)).await.unwrap();
 
     assert_eq!((first.invocations.len(), first.duplicate), (2, false));
     assert_eq!((again.invocations.len(), again.duplicate), (0, true));
@@ -112,8 +112,8 @@ async fn a_message_nobody_can_read_is_known_by_its_position() {
         position: Some(Position { partition: Arc::new(partition), offset: 9 }),
     };
 
-    let first = broker.engine.intake().quarantine(message.clone()).await.unwrap();
-    let again = broker.engine.intake().quarantine(message).await.unwrap();
+    let first = broker.engine.intake().quarantine(&message).await.unwrap();
+    let again = broker.engine.intake().quarantine(&message).await.unwrap();
 
     assert_eq!((first.duplicate, again.duplicate), (false, true));
     assert_eq!(broker.store.totals().dead_in_all(), 1);
@@ -141,9 +141,9 @@ async fn a_run_of_a_schedule_goes_to_its_own_function_once() {
     };
     let instant = Some(Instant { at: minute(1), after: minute(0) });
 
-    let first = broker.engine.intake().publish(run(instant)).await.unwrap();
-    let again = broker.engine.intake().publish(run(instant)).await.unwrap();
-    let by_hand = broker.engine.intake().publish(run(None)).await.unwrap();
+    let first = broker.engine.intake().publish(&run(instant)).await.unwrap();
+    let again = broker.engine.intake().publish(&run(instant)).await.unwrap();
+    let by_hand = broker.engine.intake().publish(&run(None)).await.unwrap();
 
     assert!(again.duplicate && again.invocations.is_empty());
     for receipt in [&first, &by_hand] {
@@ -161,14 +161,14 @@ async fn without_any_list_events_are_refused_and_calls_taken() {
     let broker = Broker::without_list(Start { gateway: Some(script.clone()), ..Start::default() }).await;
     tokio::time::sleep(secs(600)).await;
 
-    assert!(matches!(broker.engine.intake().publish(event("orders")).await, Err(Refusal::NoFunctionList)));
+    assert!(matches!(broker.engine.intake().publish(&event("orders")).await, Err(Refusal::NoFunctionList)));
     let submitted = broker.try_submit("env", |_| {}).await.unwrap();
     assert!(submitted.function_listed, "nobody can say that it is not");
     broker.reaches(submitted.id, State::Completed).await;
 
     script.lists.store(true, Ordering::SeqCst);
     broker.is_loaded().await;
-    assert_eq!(broker.engine.intake().publish(event("orders")).await.unwrap().invocations.len(), 2);
+    assert_eq!(broker.engine.intake().publish(&event("orders")).await.unwrap().invocations.len(), 2);
     assert!(!broker.try_submit("ghost", |_| {}).await.unwrap().function_listed);
 }
 
@@ -190,11 +190,11 @@ async fn with_a_list_from_disk_wanted_events_flow_and_others_are_given_back_for_
         let broker = Broker::without_list(start(policy)).await;
         let intake = broker.engine.intake();
         assert!(broker.engine.functions().loaded());
-        assert_eq!(intake.publish(event("orders")).await.unwrap().invocations.len(), 2);
-        assert!(matches!(intake.publish(event("nobody")).await, Err(Refusal::NoFunctionList)));
+        assert_eq!(intake.publish(&event("orders")).await.unwrap().invocations.len(), 2);
+        assert!(matches!(intake.publish(&event("nobody")).await, Err(Refusal::NoFunctionList)));
 
         tokio::time::sleep(secs(61)).await;
-        let later = intake.publish(event("nobody")).await;
+        let later = intake.publish(&event("nobody")).await;
         match policy {
             broker_config::Unmatched::Ack => assert!(later.unwrap().invocations.is_empty()),
             broker_config::Unmatched::Hold => assert!(matches!(later, Err(Refusal::NoFunctionList))),
@@ -216,7 +216,7 @@ async fn a_message_nobody_can_read_is_kept_as_a_dead_letter() {
         position: None,
     };
 
-    let receipt = broker.engine.intake().quarantine(message).await.unwrap();
+    let receipt = broker.engine.intake().quarantine(&message).await.unwrap();
 
     assert!(receipt.invocations.is_empty());
     let filter = broker_model::ledger::Filter { reason: Some(Reason::Undecodable), ..Default::default() };
@@ -426,7 +426,7 @@ async fn what_cannot_be_taken_is_refused_before_anything_is_accepted() {
         assert!(expected(&refused), "case {n}: {refused:?}");
     }
     assert!(matches!(
-        broker.engine.intake().publish(event("orders")).await,
+        broker.engine.intake().publish(&event("orders")).await,
         Err(Refusal::Store(StoreError::Full { .. }))
     ));
     broker.store.refuse(None);
@@ -435,7 +435,7 @@ async fn what_cannot_be_taken_is_refused_before_anything_is_accepted() {
     broker.call("env").await;
     broker.engine.intake().begin_draining();
     assert!(matches!(broker.try_submit("env", |_| {}).await, Err(SubmitRefusal::Draining)));
-    assert!(matches!(broker.engine.intake().publish(event("orders")).await, Err(Refusal::Draining)));
+    assert!(matches!(broker.engine.intake().publish(&event("orders")).await, Err(Refusal::Draining)));
 }
 
 #[tokio::test(start_paused = true)]

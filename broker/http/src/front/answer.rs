@@ -100,8 +100,7 @@ fn copy(from: &broker_model::Headers, to: &mut HeaderMap) {
         if name == "content-length" {
             continue;
         }
-        let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(value.clone()))
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
         else {
             continue;
         };

@@ -25,7 +25,7 @@ pub(super) async fn publish(State(shared): Here, RawQuery(query): RawQuery, requ
     if event.body.len() as u64 > limit {
         return Err(Refusal::TooLarge { bytes: event.body.len() as u64, limit }.into());
     }
-    let receipt = shared.intake.publish(event).await?;
+    let receipt = shared.intake.publish(&event).await?;
     // The event was in memory until now.
     drop(permit);
     json(StatusCode::ACCEPTED, &convert::receipt(receipt))

@@ -166,7 +166,7 @@ async fn stored_body(shared: &Shared, record: broker_model::Record) -> Answer {
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(sent) = invocation.headers.get("content-type")
-        && let Ok(sent) = HeaderValue::from_maybe_shared(sent.clone())
+        && let Ok(sent) = HeaderValue::from_bytes(sent)
     {
         headers.insert("evoke-content-type", sent);
     }

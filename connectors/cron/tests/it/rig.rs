@@ -46,10 +46,11 @@ struct Door(World);
 
 #[async_trait]
 impl EventSink for Door {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         if self.0.refusing.load(Ordering::SeqCst) {
             return Err(Refusal::Store(StoreError::TooManyWaiting { waiting: 1 }));
         }
+        let event = event.clone();
         let fire = event.fire.clone().expect("a cron source publishes runs alone");
         let function = fire.function.clone();
         let call_id =
@@ -90,11 +91,11 @@ impl EventSink for Door {
         }
     }
 
-    async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, _message: &Quarantined) -> Result<Receipt, Refusal> {
         panic!("nothing of a schedule is unreadable")
     }
 
-    async fn lost(&self, _range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, _range: &Lost) -> Result<Receipt, Refusal> {
         panic!("nothing of a schedule is lost upstream")
     }
 }

@@ -33,7 +33,7 @@ async fn keys_tombstones_and_headers_come_as_they_are() {
     assert_eq!(events[1].headers.text("x-kafka-key"), Some("AAH/"));
     assert_eq!(events[1].headers.text("x-kafka-key-enc"), Some("b64"));
     let tags: Vec<&[u8]> =
-        events[2].headers.iter().filter(|(n, _)| *n == "x-kafka-tag").map(|(_, v)| &v[..]).collect();
+        events[2].headers.iter().filter(|(n, _)| *n == "x-kafka-tag").map(|(_, v)| v).collect();
     assert_eq!(tags, [b"a", b"b"]);
     assert_eq!(events[2].headers.text("x-kafka-none"), Some(""));
     assert_eq!(events[2].headers.text("content-type"), Some("text/x"));

@@ -109,7 +109,7 @@ impl Store {
 
 #[async_trait]
 impl EventSink for Store {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         self.seen.lock().unwrap().offered += 1;
         self.is_open().await;
         let mut seen = self.seen.lock().unwrap();
@@ -122,20 +122,20 @@ impl EventSink for Store {
         if new {
             let id = InvocationId::from_u128(seen.accepted.len() as u128);
             invocations.push((FunctionName::parse("f", "fn").unwrap(), id));
-            seen.accepted.push(event);
+            seen.accepted.push(event.clone());
         }
         Ok(Receipt { invocations, duplicate: !new })
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         self.is_open().await;
-        self.seen.lock().unwrap().quarantined.push(message);
+        self.seen.lock().unwrap().quarantined.push(message.clone());
         Ok(Receipt::default())
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
         self.is_open().await;
-        self.seen.lock().unwrap().lost.push(range);
+        self.seen.lock().unwrap().lost.push(range.clone());
         Ok(Receipt::default())
     }
 }

@@ -118,16 +118,15 @@ struct Unwrapping(Arc<dyn EventSink>);
 
 #[async_trait]
 impl EventSink for Unwrapping {
-    async fn publish(&self, mut event: Event) -> Result<Receipt, Refusal> {
-        event.body = unwrapped(&event.body);
-        self.0.publish(event).await
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
+        self.0.publish(&Event { body: unwrapped(&event.body), ..event.clone() }).await
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         self.0.quarantine(message).await
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
         self.0.lost(range).await
     }
 }

@@ -29,24 +29,24 @@ pub(crate) struct Taken {
 
 #[async_trait]
 impl EventSink for Taken {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         if self.refusing.load(Ordering::Relaxed) {
             return Err(Refusal::NoFunctionList);
         }
         let mut events = self.events.lock().unwrap();
         let duplicate = event.dedup.is_some() && events.iter().any(|other| other.dedup == event.dedup);
         if !duplicate {
-            events.push(event);
+            events.push(event.clone());
         }
         Ok(Receipt { duplicate, ..Receipt::default() })
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
-        self.quarantined.lock().unwrap().push(message);
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
+        self.quarantined.lock().unwrap().push(message.clone());
         Ok(Receipt::default())
     }
 
-    async fn lost(&self, _range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, _range: &Lost) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
 }

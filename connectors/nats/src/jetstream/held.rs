@@ -6,8 +6,6 @@ use std::time::Duration;
 use async_nats::Subject;
 use tokio::time::Instant;
 
-use connectors_sdk::Quarantined;
-
 /// What is held, by a number of our own.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -21,8 +19,6 @@ pub(crate) struct Held {
 pub(crate) struct Message {
     /// Where the server listens for what becomes of it.
     pub(crate) reply: Subject,
-    /// The same as a dead letter, should the broker refuse it for ever.
-    pub(crate) kept: Option<Box<Quarantined>>,
     bytes: u64,
     /// When the server last heard of it.
     heard: Instant,
@@ -30,16 +26,10 @@ pub(crate) struct Message {
 
 impl Held {
     /// A message came.
-    pub(crate) fn take(
-        &mut self,
-        reply: Subject,
-        kept: Option<Box<Quarantined>>,
-        bytes: u64,
-        now: Instant,
-    ) -> u64 {
+    pub(crate) fn take(&mut self, reply: Subject, bytes: u64, now: Instant) -> u64 {
         self.last += 1;
         self.bytes += bytes;
-        self.messages.insert(self.last, Message { reply, kept, bytes, heard: now });
+        self.messages.insert(self.last, Message { reply, bytes, heard: now });
         self.last
     }
 
@@ -48,11 +38,6 @@ impl Held {
         let message = self.messages.remove(&number)?;
         self.bytes -= message.bytes;
         Some(message)
-    }
-
-    /// It goes another way, as the dead letter that is answered here.
-    pub(crate) fn keep_instead(&mut self, number: u64) -> Option<Box<Quarantined>> {
-        self.messages.get_mut(&number)?.kept.take()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -84,8 +69,8 @@ mod tests {
     fn the_server_hears_of_what_is_held_for_long() {
         let (mut held, began) = (Held::default(), Instant::now());
         let second = Duration::from_secs(1);
-        let early = held.take("early".into(), None, 100, began);
-        held.take("late".into(), None, 10, began + second);
+        let early = held.take("early".into(), 100, began);
+        held.take("late".into(), 10, began + second);
         assert_eq!((held.bytes(), held.silent_for(2 * second, began + second)), (110, vec![]));
 
         assert_eq!(held.silent_for(2 * second, began + 2 * second), ["early".into()]);

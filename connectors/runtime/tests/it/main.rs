@@ -100,7 +100,7 @@ struct TopicSink;
 
 #[async_trait]
 impl EventSink for TopicSink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         let invocations = vec![(FunctionName::parse("f", "fn").unwrap(), InvocationId::from_u128(1))];
         match event.topic.as_str() {
             "wanted" => Ok(Receipt { invocations, duplicate: false }),
@@ -110,11 +110,11 @@ impl EventSink for TopicSink {
         }
     }
 
-    async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, _message: &Quarantined) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
 
-    async fn lost(&self, _range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, _range: &Lost) -> Result<Receipt, Refusal> {
         Ok(Receipt::default())
     }
 }
@@ -492,7 +492,7 @@ async fn every_answer_is_counted_by_its_kind() {
     let world = World::new();
     let connector = Scripted::new(|ctx, _| async move {
         for topic in ["wanted", "wanted", "again", "noise", "noise", "hum", "never"] {
-            let _ = ctx.publish(event(topic)).await;
+            let _ = ctx.publish(&event(topic)).await;
         }
         let unreadable = Quarantined {
             source: name("bus"),
@@ -504,7 +504,7 @@ async fn every_answer_is_counted_by_its_kind() {
             position: None,
         };
         ctx.health.received(1);
-        let _ = ctx.events.quarantine(unreadable).await;
+        let _ = ctx.events.quarantine(&unreadable).await;
         well_behaved(ctx).await
     });
     world.apply(&[("bus", connector, json!({}))]).await;

@@ -42,7 +42,7 @@ impl Custody {
     ///
     /// # Errors
     /// [`NotTaken`]: the sender must keep it.
-    pub async fn event(&self, event: Event) -> Result<Receipt, NotTaken> {
+    pub async fn event(&self, event: &Event) -> Result<Receipt, NotTaken> {
         let _place = self.place().await?;
         self.counted(self.events.publish(event)).await
     }
@@ -51,7 +51,7 @@ impl Custody {
     ///
     /// # Errors
     /// [`NotTaken`]: the sender must keep it.
-    pub async fn unreadable(&self, message: Quarantined) -> Result<Receipt, NotTaken> {
+    pub async fn unreadable(&self, message: &Quarantined) -> Result<Receipt, NotTaken> {
         let _place = self.place().await?;
         self.counted(self.events.quarantine(message)).await
     }

@@ -58,15 +58,15 @@ struct Nobody;
 
 #[async_trait]
 impl EventSink for Nobody {
-    async fn publish(&self, _: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, _: &Event) -> Result<Receipt, Refusal> {
         std::future::pending().await
     }
 
-    async fn quarantine(&self, _: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, _: &Quarantined) -> Result<Receipt, Refusal> {
         Err(Refusal::Draining)
     }
 
-    async fn lost(&self, _: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, _: &Lost) -> Result<Receipt, Refusal> {
         Err(Refusal::Draining)
     }
 }
@@ -376,7 +376,7 @@ async fn what_is_refused_is_counted() {
     let name = SourceName::parse("hooks").unwrap();
     let form = EventForm::read(&mut Reader::new(json!({})), &name, "webhook", Wildcards::Glob);
 
-    let kept = custody.unreadable(*form.message("t", "").unreadable("no JSON")).await;
+    let kept = custody.unreadable(&form.message("t", "").unreadable("no JSON")).await;
     assert!(matches!(kept, Err(NotTaken::Refused(Refusal::Draining))));
 
     let counts = crate::health::tests::status(&board).counts;
@@ -391,7 +391,8 @@ async fn more_events_than_allowed_wait_and_are_told_to_come_again() {
     let form = EventForm::read(&mut Reader::new(json!({})), &name, "webhook", Wildcards::Glob);
     let event = || form.message("t", "").event().unwrap();
 
-    let (first, second) = (custody.event(event()), custody.event(event()));
+    let (one, other) = (event(), event());
+    let (first, second) = (custody.event(&one), custody.event(&other));
     let refused = tokio::select! {
         biased;
         _ = first => panic!("the broker never answers"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use broker_model::source::{Capabilities, SourceCounts};
-use broker_model::{Clock, Demand, Headers, SourceName, Timestamp, Topic, Wildcards};
+use broker_model::{Clock, DedupKey, Demand, Fingerprint, Headers, SourceName, Timestamp, Topic, Wildcards};
 
 use super::*;
 use crate::byte_size::ByteSize;
@@ -33,27 +33,31 @@ struct ScriptedSink {
     script: Box<Script>,
     gate: Semaphore,
     calls: Mutex<Vec<Bytes>>,
+    quarantined: Mutex<Vec<Quarantined>>,
+    /// Takes no dead letter either.
+    full: bool,
     lost: Mutex<Vec<String>>,
 }
 
 #[async_trait]
 impl EventSink for ScriptedSink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         self.gate.acquire().await.unwrap().forget();
         let call = {
             let mut calls = self.calls.lock().unwrap();
             calls.push(event.body.clone());
             calls.iter().filter(|body| **body == event.body).count()
         };
-        (self.script)(&event, call)
+        (self.script)(event, call)
     }
 
-    async fn quarantine(&self, _message: Quarantined) -> Result<Receipt, Refusal> {
-        Ok(Receipt::default())
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
+        self.quarantined.lock().unwrap().push(message.clone());
+        if self.full { Err(Refusal::TooLarge { bytes: 9, limit: 8 }) } else { Ok(Receipt::default()) }
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
-        self.lost.lock().unwrap().push(range.what.into());
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
+        self.lost.lock().unwrap().push(range.what.to_string());
         Ok(Receipt::default())
     }
 }
@@ -66,10 +70,19 @@ struct Bench {
 
 impl Bench {
     fn new(script: impl Fn(&Event, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static) -> Self {
+        Self::with(script, false)
+    }
+
+    fn with(
+        script: impl Fn(&Event, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static,
+        full: bool,
+    ) -> Self {
         let sink = Arc::new(ScriptedSink {
             script: Box::new(script),
             gate: Semaphore::new(1_000_000),
             calls: Mutex::default(),
+            quarantined: Mutex::default(),
+            full,
             lost: Mutex::default(),
         });
         let clock = Arc::new(NoTime);
@@ -163,13 +176,35 @@ async fn a_held_message_is_offered_until_it_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_will_never_be_taken_says_so_even_when_holding() {
-    let bench = Bench::new(|_, _| Err(Refusal::TooLarge { bytes: 9, limit: 8 }));
+async fn an_event_that_will_never_be_taken_becomes_a_dead_letter_of_its_own() {
+    let bench = Bench::new(|_, _| Err(Refusal::KeyReused));
+    let id =
+        |content: u128| DedupKey { scope: "bus".into(), key: Fingerprint(1), request: Fingerprint(content) };
+    for (windows, dedup) in [id(1), id(1), id(2)].into_iter().enumerate() {
+        let mut window = match windows {
+            0 => AckWindow::unordered(&bench.ctx, limits(4)),
+            _ => AckWindow::ordered(&bench.ctx, limits(4)),
+        };
+        window.publish(Event { dedup: Some(dedup), ..event("a") }, 1);
+        assert_eq!(taken(&mut window).await, 1);
+    }
+
+    let letters = bench.sink.quarantined.lock().unwrap();
+    assert_eq!((&letters[0].raw[..], letters[0].topic.as_ref().unwrap().as_str()), (&b"a"[..], "t"));
+    assert!(letters[0].why.contains("another"), "{}", letters[0].why);
+    let keys: Vec<_> = letters.iter().map(|letter| letter.dedup.clone().unwrap().key).collect();
+    assert!(keys[0] == keys[1] && keys[1] != keys[2] && !keys.contains(&Fingerprint(1)), "{keys:?}");
+    assert_eq!((bench.counts().received, bench.counts().refused), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_dead_letter_either_says_so_even_when_holding() {
+    let bench = Bench::with(|_, _| Err(Refusal::TooLarge { bytes: 9, limit: 8 }), true);
     let mut window = AckWindow::ordered(&bench.ctx, limits(4));
     window.publish(event("a"), 1);
 
     assert!(matches!(window.next().await, Some(Resolved::Never { token: 1, .. })));
-    assert_eq!(bench.counts().refused, 1);
+    assert_eq!((bench.sink.quarantined.lock().unwrap().len(), bench.counts().refused), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

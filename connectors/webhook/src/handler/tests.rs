@@ -45,19 +45,19 @@ impl Sink {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         let verdict = self.verdict()?;
-        self.events.lock().unwrap().push(event);
+        self.events.lock().unwrap().push(event.clone());
         Ok(verdict)
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         let verdict = self.verdict()?;
-        self.unreadable.lock().unwrap().push(message);
+        self.unreadable.lock().unwrap().push(message.clone());
         Ok(verdict)
     }
 
-    async fn lost(&self, _: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, _: &Lost) -> Result<Receipt, Refusal> {
         self.verdict()
     }
 }

@@ -266,8 +266,8 @@ impl Sink {
 
     /// Takes an event that is offered for the so-manieth time, or does not. What nobody wants is nobody's: there is no
     /// invocation.
-    fn take(&self, event: Event, offer: u32, mode: Mode) -> Result<Receipt, Refusal> {
-        if !self.is_wanted(&event) {
+    fn take(&self, event: &Event, offer: u32, mode: Mode) -> Result<Receipt, Refusal> {
+        if !self.is_wanted(event) {
             let receipt = Receipt::default();
             self.board.answered(&event.topic, &receipt);
             return Ok(receipt);
@@ -287,13 +287,13 @@ impl Sink {
         }
         let function = FunctionName::parse("f", "fn").expect("a function's name");
         let id = InvocationId::from_u128(seen.accepted.len() as u128);
-        let duplicate = Identity::of(&event).is_some_and(|identity| !seen.known.insert(identity));
+        let duplicate = Identity::of(event).is_some_and(|identity| !seen.known.insert(identity));
         let receipt = Receipt { invocations: vec![(function, id)], duplicate };
         self.board.answered(&event.topic, &receipt);
         if duplicate {
             seen.repeated += 1;
         } else {
-            seen.accepted.push(event);
+            seen.accepted.push(event.clone());
         }
         Ok(receipt)
     }
@@ -301,7 +301,7 @@ impl Sink {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, event: Event) -> Result<Receipt, Refusal> {
+    async fn publish(&self, event: &Event) -> Result<Receipt, Refusal> {
         let _inside = self.enter(event.body.len());
         let offer = {
             let mut seen = self.seen();
@@ -320,20 +320,20 @@ impl EventSink for Sink {
         taken
     }
 
-    async fn quarantine(&self, message: Quarantined) -> Result<Receipt, Refusal> {
+    async fn quarantine(&self, message: &Quarantined) -> Result<Receipt, Refusal> {
         let _inside = self.enter(message.raw.len());
         self.unless_hanging().await;
         let receipt = Receipt::default();
         self.board.quarantined(&receipt);
-        self.seen().quarantined.push(message);
+        self.seen().quarantined.push(message.clone());
         Ok(receipt)
     }
 
-    async fn lost(&self, range: Lost) -> Result<Receipt, Refusal> {
+    async fn lost(&self, range: &Lost) -> Result<Receipt, Refusal> {
         self.unless_hanging().await;
         let receipt = Receipt::default();
         self.board.lost(range.messages, &receipt);
-        self.seen().lost.push(range);
+        self.seen().lost.push(range.clone());
         Ok(receipt)
     }
 }
@@ -366,7 +366,7 @@ mod tests {
     async fn what_is_known_again_is_not_taken_again_and_shows() {
         let sink = Sink::default();
         for (body, id) in [("1", Some("a")), ("2", None), ("1", Some("a"))] {
-            sink.publish(event(body, id)).await.unwrap();
+            sink.publish(&event(body, id)).await.unwrap();
         }
         assert_eq!((sink.bodies(), sink.seen().repeated), (vec!["1".to_owned(), "2".to_owned()], 1));
         assert!(!sink.each_came_once());
@@ -375,10 +375,10 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_known_again_is_taken_again_and_shows() {
         let sink = Sink::default();
-        sink.publish(event("1", None)).await.unwrap();
+        sink.publish(&event("1", None)).await.unwrap();
         assert!(sink.each_came_once());
 
-        sink.publish(event("1", None)).await.unwrap();
+        sink.publish(&event("1", None)).await.unwrap();
 
         assert_eq!((sink.bodies().len(), sink.seen().repeated), (2, 0));
         assert!(!sink.each_came_once());
@@ -391,13 +391,13 @@ mod tests {
         sink.limit(3);
 
         for _ in 0..2 {
-            assert!(matches!(sink.publish(event("1", None)).await, Err(Refusal::NoFunctionList)));
-            sink.publish(event("2", None)).await.unwrap();
+            assert!(matches!(sink.publish(&event("1", None)).await, Err(Refusal::NoFunctionList)));
+            sink.publish(&event("2", None)).await.unwrap();
         }
-        sink.publish(event("1", None)).await.unwrap();
+        sink.publish(&event("1", None)).await.unwrap();
 
         assert!(matches!(
-            sink.publish(event("long", None)).await,
+            sink.publish(&event("long", None)).await,
             Err(Refusal::TooLarge { bytes: 4, limit: 3 })
         ));
         assert_eq!(sink.bodies(), ["2", "2", "1"]);
