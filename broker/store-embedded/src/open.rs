@@ -789,6 +789,7 @@ fn core(state: State, segment: u32, room: u64, index: Progress) -> Core {
     Core {
         state,
         pending: Default::default(),
+        reading_ahead: false,
         urgent: 0,
         pending_drafts: 0,
         rest: Rest::No,

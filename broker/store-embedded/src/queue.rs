@@ -22,8 +22,9 @@ use crate::store::{Core, Pending, ReadError, Shared};
 use crate::sweep;
 use crate::table::{Entry, Phase};
 
-/// How many of a lane are read ahead when one has to be read from disk.
-const AHEAD: usize = 128;
+/// How many of those a lane gives next are kept in memory. They are read ahead when one has to come from disk, and again,
+/// behind everybody's back, once half of them are gone.
+const AHEAD: usize = 256;
 
 /// How many bytes of them at most, by what is known of them before they are read.
 const AHEAD_BYTES: u64 = 1 << 20;
@@ -51,7 +52,7 @@ impl InvocationQueue for EmbeddedStore {
     }
 
     async fn lease(&self, wanted: &[(Lane, usize)]) -> Result<Vec<Delivery>, StoreError> {
-        let (claims, ahead, marked) = {
+        let (claims, ahead, later, marked) = {
             let now = self.shared.moment();
             let mut core = self.shared.core();
             let core = &mut *core;
@@ -63,14 +64,17 @@ impl InvocationQueue for EmbeddedStore {
             core.state.promote(now);
             self.shared.signal(core);
             let mut marked = None;
-            let (mut claims, mut ahead) = (Vec::new(), Vec::new());
+            let (mut claims, mut ahead, mut later) = (Vec::new(), Vec::new(), Vec::new());
             for (lane, n) in wanted {
                 let of_lane = core.state.lease(lane, *n);
                 if of_lane.iter().any(|claim| claim.fresh.is_none()) {
                     ahead.extend(core.state.cold_ahead(lane, AHEAD, AHEAD_BYTES));
+                } else if !core.reading_ahead && core.state.is_cold_at(lane, AHEAD / 2) {
+                    later.extend(core.state.cold_ahead(lane, AHEAD, AHEAD_BYTES));
                 }
                 claims.extend(of_lane);
             }
+            core.reading_ahead |= !later.is_empty();
             if !claims.is_empty() {
                 let numbers: Vec<u64> = claims.iter().map(|claim| claim.number).collect();
                 let payload = record::started(&numbers);
@@ -83,8 +87,11 @@ impl InvocationQueue for EmbeddedStore {
                     self.shared.push(core, pending);
                 }
             }
-            (claims, ahead, marked)
+            (claims, ahead, later, marked)
         };
+        if !later.is_empty() {
+            self.read_later(later);
+        }
         if let Some(marked) = marked {
             self.shared.answer(marked).await?;
         }
@@ -346,6 +353,15 @@ impl EmbeddedStore {
         self.shared.answer(receiver).await
     }
 
+    /// Reads ahead while nobody waits for it, so that no lease has to.
+    fn read_later(&self, ahead: Vec<(u64, Entry)>) {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            shared.read_ahead(ahead);
+            shared.core().reading_ahead = false;
+        });
+    }
+
     /// Turns claims into deliveries, reading from disk what memory does not have.
     async fn deliveries(
         &self,
@@ -446,7 +462,7 @@ impl Shared {
         }
     }
 
-    /// Reads what its lane will claim next, as long as we are at the disk anyway. What cannot be read is left to its claim.
+    /// Reads what its lane will claim next. What cannot be read is left to its claim.
     fn read_ahead(&self, ahead: Vec<(u64, Entry)>) {
         let mut read = Vec::with_capacity(ahead.len());
         for run in ahead.chunk_by(|(_, one), (_, next)| lies_behind(one, next)) {

@@ -600,15 +600,14 @@ impl State {
         claims
     }
 
-    /// What a lane would claim next and has to be read from disk, at most `most` of it and about so many bytes, in the
-    /// order of the claims.
+    /// What a lane would claim next and has to be read from disk: of the next `most`, and of about so many bytes, what is not
+    /// in memory yet, in the order of the claims.
     pub(crate) fn cold_ahead(&self, lane: &Lane, most: usize, bytes: u64) -> Vec<(u64, Entry)> {
         let Some(lane_number) = self.lanes.number_of(lane) else { return Vec::new() };
         let Some(lane) = self.lanes.get(lane_number) else { return Vec::new() };
         lane.ready
             .iter()
             .take(most)
-            .filter(|number| !self.fresh.contains_key(number))
             .filter_map(|number| Some((*number, *self.table.get(*number)?)))
             .filter(|(_, entry)| entry.phase() == Phase::Ready && entry.lane == lane_number)
             .scan(bytes, |left, one| {
@@ -616,12 +615,21 @@ impl State {
                 *left = left.saturating_sub(u64::from(one.1.share));
                 (!enough).then_some(one)
             })
+            .filter(|(number, _)| !self.fresh.contains_key(number))
             .collect()
+    }
+
+    /// Whether what a lane would claim after so many others, or else its last one, has to be read from disk.
+    pub(crate) fn is_cold_at(&self, lane: &Lane, behind: usize) -> bool {
+        let lane = self.lanes.number_of(lane).and_then(|number| self.lanes.get(number));
+        let there = lane.and_then(|lane| lane.ready.get(behind).or(lane.ready.back()));
+        there.is_some_and(|number| !self.fresh.contains_key(number))
     }
 
     /// Keeps what was read ahead, unless it was claimed or ended meanwhile.
     pub(crate) fn keep_ahead(&mut self, number: u64, fresh: Fresh) {
-        if self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Ready) {
+        let waits = self.table.get(number).is_some_and(|entry| entry.phase() == Phase::Ready);
+        if waits && !self.fresh.contains_key(&number) {
             self.keep_fresh(number, fresh);
         }
     }

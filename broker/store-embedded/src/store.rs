@@ -62,6 +62,8 @@ impl std::fmt::Debug for DirLock {
 pub(crate) struct Core {
     pub(crate) state: State,
     pub(crate) pending: VecDeque<Pending>,
+    /// A lane is being read ahead while nobody waits for it.
+    pub(crate) reading_ahead: bool,
     /// How many of them somebody outside waits for.
     pub(crate) urgent: usize,
     /// Drafts among them, which will wait once they are durable.
