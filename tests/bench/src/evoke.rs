@@ -251,6 +251,11 @@ impl Evoke {
         Ok(count("accepted"))
     }
 
+    /// What the broker says of a source.
+    pub(crate) async fn source(&self, source: &str) -> Result<Value> {
+        self.get(&format!("/v1/sources/{source}")).await
+    }
+
     /// Everything in a list, page by page.
     pub(crate) async fn all(&self, list: &str) -> Result<Vec<Value>> {
         let mut all = Vec::new();

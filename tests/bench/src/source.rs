@@ -210,7 +210,11 @@ impl Source {
         let mut parts = servers(upstream);
         parts.extend([(Part::Server, evoke.process), (Part::Function, bench.functions.process)]);
         let before = evoke.ledger().await?;
-        let sample = follow(all, &Cast::with(&parts), async || evoke.taken(NAME).await, feed).await?;
+        let sample = match follow(all, &Cast::with(&parts), async || evoke.taken(NAME).await, feed).await {
+            Ok(sample) => sample,
+            // What the broker knows of the others is the only trace of them.
+            Err(error) => return Err(error.context(evoke.source(NAME).await?)),
+        };
         let after = evoke.ledger().await?;
         ensure!(
             after.accepted == all && after.held == all && after.drift == 0,
