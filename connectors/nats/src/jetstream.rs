@@ -51,6 +51,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 const SENT_AT_MOST: usize = 3;
 /// How long the last words to the server may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// When nothing came for so long, what was asked for has come.
+const QUIET: Duration = Duration::from_millis(100);
 /// How long a message that not even the dead letters take stays away.
 const UNWANTED: Duration = Duration::from_secs(60);
 
@@ -551,6 +553,14 @@ impl Session {
         for stashed in std::mem::take(&mut self.stash) {
             back.extend(self.held.settle(stashed.number).map(|message| message.reply));
         }
+        // What the server is about to send when it hears that nobody listens is given to nobody, and counts as delivered. So
+        // what was asked for comes first.
+        let coming = async {
+            while let Ok(Some(message)) = tokio::time::timeout(QUIET, self.inbox.next()).await {
+                back.extend(message.reply.filter(|_| message.status.is_none()));
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, coming).await;
         if self.up && self.inbox.drain().await.is_ok() {
             let rest = async {
                 while let Some(message) = self.inbox.next().await {

@@ -277,11 +277,11 @@ impl Place {
         })
     }
 
-    /// Publishes the numbers of a range, each as a record, on one partition.
-    pub(crate) async fn publish(&self, numbers: Range<u32>, partition: i32) {
+    /// Publishes the numbers of a range, each as a record, on one partition; the offset of each.
+    pub(crate) async fn publish(&self, numbers: Range<u32>, partition: i32) -> Vec<i64> {
         let records: Vec<Record> =
             numbers.map(|n| Record::of(&self.topic, n.to_string()).on(partition)).collect();
-        publish(&self.producer, &records).await;
+        publish(&self.producer, &records).await.into_iter().map(|(_, offset)| offset).collect()
     }
 }
 

@@ -127,7 +127,9 @@ async fn a_topic_made_anew_is_read_from_its_beginning() {
     // The same while it is read, and with more records at once than there were: the old position is one of the new topic.
     admin.delete_topic(&place.topic).await;
     place.server.create_topic(&place.topic, 1, &[]).await;
-    place.publish(200..230, 0).await;
+    // For a moment the broker still puts records into the topic that it said is gone.
+    while place.publish(200..201, 0).await != [0] {}
+    place.publish(201..230, 0).await;
     // What the runtime does: whatever a source ends with, it is started again.
     let mut rig = Some(rig);
     for _ in 0..10 {
@@ -143,7 +145,9 @@ async fn a_topic_made_anew_is_read_from_its_beginning() {
     assert!(bodies.keys().eq(once((0..10).chain(100..105).chain(200..230)).keys()), "{bodies:?}");
     // Until it is noticed, the client goes on in the new topic from where it was in the old one.
     assert!(
-        bodies.iter().all(|(body, times)| *times == 1 || (body.starts_with('2') && *times == 2)),
+        bodies
+            .iter()
+            .all(|(body, times)| *times == 1 || body == "200" || (body.starts_with('2') && *times == 2)),
         "{bodies:?}"
     );
     assert!(store.lost().is_empty(), "{:?}", store.lost());
