@@ -22,7 +22,7 @@ use crate::telemetry::Telemetry;
 /// # Errors
 /// A port that is taken, a directory that cannot be made, every problem of the configuration.
 pub(crate) fn run(file: Option<&Path>, arguments: DemoArgs) -> anyhow::Result<()> {
-    serve::runtime()?.block_on(demo(file, arguments))
+    serve::to_its_end(demo(file, arguments))
 }
 
 async fn demo(file: Option<&Path>, arguments: DemoArgs) -> anyhow::Result<()> {

@@ -36,21 +36,30 @@ pub(crate) fn run(places: Places) -> anyhow::Result<()> {
     for note in &loaded.notes {
         warn!(variable = %note.variable, "this environment variable has no effect: {}", note.why);
     }
-    runtime()?.block_on(async {
+    to_its_end(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
         let broker = Broker::start(loaded).await?;
         broker.until_stopped(&mut signals, &places, &telemetry).await
     })
 }
 
-/// As many workers as cores; the store brings its own threads.
-pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+/// How long threads are waited for that still block when all is done.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
+/// Runs the broker on as many workers as cores; the store brings its own threads.
+///
+/// When it has ended, what counts is on disk. A client library that waits on a thread of its own for a server that is gone
+/// must not keep the process.
+pub(crate) fn to_its_end(broker: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(32)
         .thread_name("evoke")
         .build()
-        .context("cannot start the runtime")
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(broker);
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    done
 }
 
 /// Everything that runs.
