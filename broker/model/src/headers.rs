@@ -156,4 +156,28 @@ mod tests {
         headers.retain(|name| name != "other");
         assert_eq!(headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["x-start-time"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn it_is_a_list_of_pairs(
+            fields: Vec<(String, Vec<u8>)>,
+            set in proptest::collection::vec(0usize..8, 0..4),
+        ) {
+            let mut headers: Headers = fields.iter().map(|(name, value)| (name, value)).collect();
+            let mut pairs: Vec<(String, Vec<u8>)> =
+                fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+            for at in set {
+                let Some((name, _)) = pairs.get(at).cloned() else { continue };
+                headers.set(&name, b"new");
+                pairs.retain(|(other, _)| *other != name);
+                pairs.push((name, b"new".to_vec()));
+            }
+
+            let read: Vec<_> = headers.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+            proptest::prop_assert_eq!(&read, &pairs);
+            proptest::prop_assert_eq!(headers.len(), pairs.len());
+            let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+            proptest::prop_assert_eq!(headers.bytes(), bytes);
+        }
+    }
 }

@@ -127,13 +127,8 @@ impl Take {
     }
 
     pub(crate) fn text(&mut self) -> Result<Box<str>, Malformed> {
-        self.str().map(Box::from)
-    }
-
-    /// A text that stays where it is.
-    pub(crate) fn str(&mut self) -> Result<&str, Malformed> {
         let range = self.range()?;
-        std::str::from_utf8(&self.buffer[range]).map_err(|_| Malformed)
+        std::str::from_utf8(&self.buffer[range]).map(Box::from).map_err(|_| Malformed)
     }
 
     /// A name and the bytes that belong to it.
